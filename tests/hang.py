@@ -6,9 +6,12 @@ import functools
 import threading
 import traceback
 from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
 
 import pytest
 import trio
+
+TRIO = str(Path(trio.__file__).parent)
 
 AsyncTest = Callable[..., Awaitable[None]]
 
@@ -43,11 +46,13 @@ def bounded(test: AsyncTest, seconds: float) -> AsyncTest:
 
 
 def task_stacks(task: trio.lowlevel.Task | None) -> Iterator[str]:
-    """Yield the stack of a task and of all below it, as text."""
+    """Yield the stack of a task and of all below it, as text, without what is Trio's own."""
     if task is None:
         return
     stack = traceback.StackSummary.extract(task.iter_await_frames())
-    yield f"--- {task.name}\n{''.join(stack.format())}"
+    ours = [entry for entry in stack if not entry.filename.startswith(TRIO)]
+    if ours:
+        yield f"--- {task.name}\n{''.join(traceback.format_list(ours))}"
     for nursery in task.child_nurseries:
         for child in nursery.child_tasks:
             yield from task_stacks(child)
