@@ -67,7 +67,7 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def typing(session: nox.Session) -> None:
-    """Check types twice, mypy strict and pyright strict, and that the public API is fully typed."""
+    """Check types twice, mypy strict and pyright, and that the public API is fully typed."""
     install(session, "typing")
     session.run("mypy", *with_python("roger_trio", "tests/typing", "examples"))
     session.run("pyright")
