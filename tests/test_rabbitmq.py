@@ -70,10 +70,12 @@ def test_sweep_deletes_what_was_made(amqp_url: str) -> None:
 
 
 def test_a_private_node_keeps_its_data(private_rabbit: rabbitmq.PrivateRabbit) -> None:
-    """What a private node held is there after a crash, on the same ports."""
+    """What a private node held is there after a stop and after a crash, on the same ports."""
     durable = commands.Queue.Declare(queue="kept", durable=True)
     with AmqpSession(private_rabbit.url) as session:
         session.call(durable, commands.Queue.DeclareOk)
+    # The stop first: a queue declared the moment before a crash may not be on disk yet.
+    private_rabbit.restart()
     private_rabbit.restart(kill=True)
     with AmqpSession(private_rabbit.url) as session:
         passive = commands.Queue.Declare(queue="kept", passive=True)
