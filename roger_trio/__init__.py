@@ -1,0 +1,48 @@
+"""Background jobs for Trio, on RabbitMQ.
+
+::
+
+    import roger_trio as roger
+
+    @roger.job(retryable=True)
+    async def send_mail(to: str) -> None: ...
+
+    config = roger.Config(broker="amqp://localhost", partitions={"myapp": {"default": 10}})
+"""
+
+# General layout, highest first; a module imports only from its own line and from lower ones,
+# and tests/test_layering.py keeps it so.
+#   _cli                     what an operator types
+#   _tree                    serve -> node -> partition -> consumer -> session -> worker
+#   _client                  enqueue and control
+#   _topology                the broker queues behind a queue
+#   _brokers                 bytes in, bytes out
+#   _config                  how all of it is set up
+#   _jobs                    what a job is, its wire form, its outcomes
+#   _errors, _info, _logs    values
+
+from __future__ import annotations
+
+from ._client import Client as Client, connect as connect
+from ._config import AmqpConfig as AmqpConfig, Config as Config, SslOptions as SslOptions
+from ._errors import (
+    BrokerUnavailable as BrokerUnavailable,
+    ConfigError as ConfigError,
+    DuplicateJob as DuplicateJob,
+    InvalidJob as InvalidJob,
+    JobTimeout as JobTimeout,
+    PartitionNotRunning as PartitionNotRunning,
+    RogerError as RogerError,
+    UnknownJob as UnknownJob,
+)
+from ._info import QueueInfo as QueueInfo
+from ._jobs.callbacks import Callbacks as Callbacks
+from ._jobs.context import current_job as current_job
+from ._jobs.envelope import Envelope as Envelope, JobError as JobError
+from ._jobs.function import JobFunction as JobFunction, job as job
+from ._jobs.job import Job as Job, JobOptions as JobOptions
+from ._jobs.signals import Bury as Bury, Discard as Discard, Retry as Retry, Snooze as Snooze
+from ._tree.node import Node as Node
+from ._tree.serve import serve as serve
+
+__version__ = "0.1.0"
