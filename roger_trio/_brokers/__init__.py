@@ -1,0 +1,1 @@
+"""Where jobs live: bytes and queue names, nothing of what a job is."""

@@ -1,0 +1,248 @@
+"""What a broker is to the rest of roger_trio: six verbs over queue names and bytes.
+
+Everything above this seam speaks these protocols only. They are private and may change; the
+conformance suite in ``tests/conformance`` says what an implementation must do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import NoReturn, Protocol
+
+import attrs
+import trio
+
+HeaderValue = str | int
+
+
+class BrokerError(Exception):
+    """The broker, or the way to it, failed. Not for users: the layers above translate it."""
+
+
+class ConnectionLost(BrokerError):
+    """The connection or the channel is gone; unsettled deliveries come back by themselves."""
+
+
+class ConnectionRefused(BrokerError):
+    """The broker answered, and will not have us: trying again alone does not help.
+
+    A wrong password, virtual host, certificate or protocol.
+    """
+
+
+class QueueRefused(BrokerError):
+    """The broker will not let us have the queue: declared otherwise, no permission, locked."""
+
+
+class QueueMissing(BrokerError):
+    """The queue does not exist, or was deleted under its consumer."""
+
+
+class PublishRefused(BrokerError):
+    """The broker did not take a message it was sent."""
+
+
+class MessageTooLarge(PublishRefused):
+    """The message is larger than the broker allows."""
+
+
+class AlreadySettled(BrokerError):
+    """A delivery was settled twice: a bug in roger_trio, never the user's."""
+
+
+@attrs.frozen(kw_only=True)
+class QueueSpec:
+    """A queue as it must be declared; a queue of the same name and another spec is an error."""
+
+    name: str
+    dead_letter: str | None = None
+    """Queue that gets a message which came back more often than the broker bears."""
+    takes_delayed: bool = False
+    """Whether delayed publishes may end in this queue."""
+
+
+@attrs.frozen
+class Message:
+    """What is published: a body and what the broker keeps beside it."""
+
+    body: bytes
+    message_id: str = ""
+    headers: Mapping[str, HeaderValue] | None = None
+
+
+@attrs.frozen(kw_only=True)
+class QueueCount:
+    """What a queue holds now."""
+
+    messages: int
+    """Messages ready for delivery; those on loan are not counted."""
+    consumers: int
+
+
+class Delivery(Protocol):
+    """One message on loan from the broker. Settle it exactly once.
+
+    Settling does not block: it is written with whatever else leaves in the same tick. It raises
+    `ConnectionLost` when the channel that brought the delivery is gone (the broker then gives the
+    message to somebody else) and `AlreadySettled` the second time.
+    """
+
+    @property
+    def queue(self) -> str:
+        """The queue it came from."""
+        ...
+
+    @property
+    def body(self) -> bytes:
+        """The message's body."""
+        ...
+
+    @property
+    def message_id(self) -> str:
+        """The publisher's id for it, or ''."""
+        ...
+
+    @property
+    def headers(self) -> Mapping[str, object]:
+        """What the publisher put beside the body."""
+        ...
+
+    @property
+    def redelivered(self) -> bool:
+        """Whether the broker has handed it out before, to a consumer or for a look."""
+        ...
+
+    def ack(self) -> None:
+        """Settle: the broker forgets the message."""
+        ...
+
+    def give_back(self) -> None:
+        """Settle: the broker puts the message back where it was."""
+        ...
+
+
+class Channel(Protocol):
+    """One queue consumer's lane to the broker; its deliveries are settled on it alone."""
+
+    async def subscribe(
+        self, queue: str, *, prefetch: int, on_delivery: Callable[[Delivery], None]
+    ) -> None:
+        """Have deliveries of `queue` handed to `on_delivery`, at most `prefetch` unsettled.
+
+        `on_delivery` is called synchronously and must neither block nor raise.
+
+        Raises:
+            QueueMissing: There is no such queue.
+            ConnectionLost: The channel is gone.
+        """
+        ...
+
+    async def unsubscribe(self) -> None:
+        """End all subscriptions. What was delivered stays on loan and can be settled."""
+        ...
+
+    async def wait_interrupted(self) -> NoReturn:
+        """Wait until a subscription ends by itself, or the channel does; raise why.
+
+        Raises:
+            QueueMissing: The queue was deleted; what was delivered can still be settled.
+            ConnectionLost: The channel is gone; what is unsettled comes back by itself.
+        """
+        ...
+
+    async def wait_lost(self) -> NoReturn:
+        """Wait until the channel is gone.
+
+        Raises:
+            ConnectionLost: It is; what is unsettled comes back by itself.
+        """
+        ...
+
+    async def flush(self) -> None:
+        """Wait until every settlement so far has been handed to the operating system."""
+        ...
+
+
+class Broker(Protocol):
+    """Where jobs live."""
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether it can be reached right now."""
+        ...
+
+    @property
+    def trouble(self) -> str:
+        """What keeps publishes from being confirmed right now, in words; '' if nothing does."""
+        ...
+
+    async def run(
+        self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> NoReturn:
+        """Keep the way to the broker open until cancelled.
+
+        `task_status.started()` is called after the first attempt.
+
+        Raises:
+            ConnectionRefused: The first attempt was refused for good.
+        """
+        ...
+
+    async def wait_connected(self) -> None:
+        """Wait until the broker can be reached."""
+        ...
+
+    async def declare(self, queues: Sequence[QueueSpec]) -> None:
+        """Make sure that `queues` exist, in this order, and survive what the broker promises.
+
+        Raises:
+            QueueRefused: One exists with other arguments; the message names both sides.
+        """
+        ...
+
+    async def publish(self, queue: str, message: Message, *, delay: float = 0.0) -> None:
+        """Publish and wait for the broker's word that it is kept.
+
+        Waits while the broker cannot be reached; callers bound it with a deadline.
+
+        Args:
+            queue: An existing queue.
+            message: The message, made persistent.
+            delay: Seconds before the queue gets it: never less, and at most a second more.
+
+        Raises:
+            QueueMissing: There is no such queue, and it was never declared here.
+            PublishRefused: The broker said no.
+        """
+        ...
+
+    async def publish_many(
+        self, queue: str, messages: Sequence[Message], *, delay: float = 0.0
+    ) -> None:
+        """Publish all, pipelined and in order; return when all are confirmed."""
+        ...
+
+    def open_channel(self) -> AbstractAsyncContextManager[Channel]:
+        """Open a channel to consume on."""
+        ...
+
+    def browse(self, queue: str, limit: int) -> AbstractAsyncContextManager[Sequence[Delivery]]:
+        """Take up to `limit` messages from the head; what is unsettled at exit goes back in order.
+
+        Raises:
+            QueueMissing: There is no such queue.
+        """
+        ...
+
+    async def purge(self, queue: str) -> int:
+        """Delete all that is ready in the queue; return how many that was."""
+        ...
+
+    async def count(self, queue: str) -> QueueCount:
+        """Count what the queue holds.
+
+        Raises:
+            QueueMissing: There is no such queue.
+        """
+        ...

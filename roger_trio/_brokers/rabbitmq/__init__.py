@@ -1,0 +1,12 @@
+"""RabbitMQ: aiormq for control, Trio for data. The only folder that knows asyncio.
+
+::
+
+    broker.py        RabbitBroker: the Broker protocol over two links
+    link.py          Link: one connection kept alive, with backoff
+    connection.py    Connection: one live connection; control by aiormq
+    topology.py      queue declarations and the delay levels
+    channels.py      what rides on a channel: deliveries, confirms, gets
+    transport.py     Transport: the Trio stream under aiormq, and the frame splitter
+    frames.py        the bytes
+"""

@@ -1,0 +1,356 @@
+"""RabbitMQ as a `Broker`: two links, one to consume and one to publish.
+
+They are two because the broker stops reading from a connection that publishes while it is short
+of memory or disk; acknowledgements must still get through.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Iterable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Final, NoReturn
+
+import trio
+import trio_asyncio
+from pamqp import commands as spec
+
+from ..._config import AmqpConfig
+from ..base import (
+    BrokerError,
+    Channel,
+    ConnectionLost,
+    Delivery,
+    Message,
+    QueueCount,
+    QueueMissing,
+    QueueRefused,
+    QueueSpec,
+)
+from . import topology
+from .channels import Confirmation, PublishChannel
+from .connection import Connection
+from .link import Link
+
+logger = logging.getLogger(__name__)
+
+_RETURNS: Final = 3
+"""Times a message that no queue took is sent again after its queue was declared anew."""
+
+
+class RabbitBroker:
+    """A `Broker` (see ``base.py``) that is RabbitMQ, 3.10 up to 4.x.
+
+    Args:
+        config: Where it is and as whom we come.
+        prefix: Put in front of the names of what belongs to the whole cluster.
+        name: Names our connections on the broker's management page.
+        consumes: Whether to keep a second connection, to consume on.
+    """
+
+    def __init__(self, config: AmqpConfig, *, prefix: str, name: str, consumes: bool) -> None:
+        self._config = config
+        self._prefix = prefix
+        self._publishing = Link(config, f"{name} publishing")
+        self._consuming = Link(config, f"{name} consuming") if consumes else self._publishing
+        self._links = tuple(dict.fromkeys((self._publishing, self._consuming)))
+        self._specs: dict[str, QueueSpec] = {}
+        self._declared: dict[str, float] = {}
+        """Name → the time from which it is crash-safe."""
+        self._declared_at: tuple[int, ...] = ()
+        self._declaring = trio.Lock()
+
+    # Running...
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether it can be reached right now."""
+        return all(link.is_up for link in self._links)
+
+    @property
+    def trouble(self) -> str:
+        """What keeps publishes from being confirmed right now, or ''."""
+        if not self._publishing.is_up:
+            return f"no connection to {self._config.display}"
+        blocked = self._publishing.blocked
+        return f"the broker takes no messages: {blocked}" if blocked is not None else ""
+
+    async def run(
+        self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> NoReturn:
+        """Keep the links open until cancelled; started after the first attempts.
+
+        Raises:
+            ConnectionRefused: A first attempt was refused for good.
+        """
+        refusal: list[BrokerError] = []
+        async with trio_asyncio.open_loop() as loop:
+            loop.set_exception_handler(_log_stray_error)
+            async with trio.open_nursery() as transports, trio.open_nursery() as links:
+                for link in self._links:
+                    links.start_soon(link.run, loop, transports, name=str(link))
+                try:
+                    for link in self._links:
+                        await link.wait_tried()
+                except BrokerError as exc:
+                    refusal.append(exc)
+                    links.cancel_scope.cancel()
+                else:
+                    task_status.started()
+                    await self._prepare_delays()
+                    await trio.sleep_forever()
+        raise refusal[0]
+
+    async def _prepare_delays(self) -> None:
+        """Make the levels of delays ahead of need, where jobs will be retried."""
+        if self._consuming is self._publishing:
+            return
+        try:
+            await self.declare_delays()
+        except BrokerError as exc:
+            logger.warning("the queues for delays could not be made: %s", exc)
+
+    async def wait_connected(self) -> None:
+        """Wait until all links are up."""
+        while not self.is_connected:
+            for link in self._links:
+                await link.wait_up()
+
+    # Declaring...
+
+    async def declare(self, queues: Sequence[QueueSpec]) -> None:
+        """Make sure that `queues` exist and are crash-safe.
+
+        Raises:
+            QueueRefused: One exists with other arguments; the message names both sides.
+        """
+        self._forget_after_reconnect()
+        if any(each.name not in self._declared for each in queues):
+            async with self._declaring:
+                for each in queues:
+                    if each.name not in self._declared:
+                        is_new = await self._declare(each)
+                        self._specs[each.name] = each
+                        self._note_declared(each.name, is_new=is_new)
+        await self._wait_crash_safe([each.name for each in queues])
+
+    def _forget_after_reconnect(self) -> None:
+        """A connection may have been lost because the broker was replaced by an empty one."""
+        generations = tuple(link.generation for link in self._links)
+        if generations != self._declared_at:
+            self._declared_at = generations
+            self._declared.clear()
+
+    def _note_declared(self, name: str, *, is_new: bool) -> None:
+        settling = self._config.queue_settle_time if is_new else 0.0
+        self._declared[name] = trio.current_time() + settling
+
+    async def _wait_crash_safe(self, names: Iterable[str]) -> None:
+        """Wait out the first second of a quorum queue, in which a killed broker forgets it."""
+        safe_at = max(self._declared.get(name, 0.0) for name in names)
+        if safe_at > trio.current_time():
+            await trio.sleep_until(safe_at)
+
+    async def _declare(self, queue: QueueSpec) -> bool:
+        """Declare a queue; return whether it is new."""
+        arguments = topology.queue_arguments(queue)
+        connection = await self._consuming.wait_up()
+        is_new = await _declare_quorum(connection, queue.name, arguments)
+        if queue.takes_delayed:
+            last = topology.last_exchange(self._prefix)
+            await connection.control(
+                spec.Exchange.Declare(exchange=last, exchange_type="topic", durable=True)
+            )
+            pattern = topology.destination_pattern(queue.name)
+            await connection.control(
+                spec.Queue.Bind(queue=queue.name, exchange=last, routing_key=pattern)
+            )
+        return is_new
+
+    async def declare_delays(self) -> None:
+        """Make sure that the levels of delays exist."""
+        marker = topology.marker_exchange(self._prefix)
+        self._forget_after_reconnect()
+        if marker not in self._declared:
+            async with self._declaring:
+                if marker not in self._declared:
+                    await self._declare_levels_once(marker)
+        await self._wait_crash_safe([marker])
+
+    async def _declare_levels_once(self, marker: str) -> None:
+        connection = await self._consuming.wait_up()
+        is_new = not await _exists(connection, spec.Exchange.Declare(exchange=marker, passive=True))
+        if is_new:
+            await self._declare_levels(connection)
+            await connection.control(spec.Exchange.Declare(exchange=marker, durable=True))
+        self._note_declared(marker, is_new=is_new)
+
+    async def _declare_levels(self, connection: Connection) -> None:
+        last = topology.last_exchange(self._prefix)
+        await connection.control(
+            spec.Exchange.Declare(exchange=last, exchange_type="topic", durable=True)
+        )
+        for level in range(topology.LEVELS):
+            name = topology.level_name(self._prefix, level)
+            await connection.control(
+                spec.Exchange.Declare(exchange=name, exchange_type="topic", durable=True)
+            )
+            await _declare_quorum(connection, name, topology.level_arguments(self._prefix, level))
+            through = topology.level_pattern(level, through=True)
+            past = topology.level_pattern(level, through=False)
+            below = topology.exchange_below(self._prefix, level)
+            await connection.control(
+                spec.Queue.Bind(queue=name, exchange=name, routing_key=through)
+            )
+            await connection.control(
+                spec.Exchange.Bind(destination=below, source=name, routing_key=past)
+            )
+
+    # Publishing...
+
+    async def publish(self, queue: str, message: Message, *, delay: float = 0.0) -> None:
+        """Publish and wait for the broker's word that it is kept; see `Broker`."""
+        await self.publish_many(queue, (message,), delay=delay)
+
+    async def publish_many(
+        self, queue: str, messages: Sequence[Message], *, delay: float = 0.0
+    ) -> None:
+        """Publish all, pipelined and in order; return when all are confirmed."""
+        exchange, key = "", queue
+        if delay > 0:
+            await self.declare_delays()
+            exchange, key = topology.delay_route(self._prefix, queue, delay)
+        left: Sequence[Message] = messages
+        returns = 0
+        while left:
+            left, missing = await self._publish_once(exchange, key, left)
+            if missing is not None:
+                returns += 1
+                await self._declare_again(queue, missing, returns)
+
+    async def _publish_once(
+        self, exchange: str, key: str, messages: Sequence[Message]
+    ) -> tuple[Sequence[Message], QueueMissing | None]:
+        """Publish once; return what has to go out again, and whether its queue is missing."""
+        connection = await self._publishing.wait_up()
+        confirmation = Confirmation(len(messages))
+        try:
+            publisher = await connection.publisher()
+        except ConnectionLost:
+            return messages, None
+        await _write_all(publisher, exchange, key, messages, confirmation)
+        await confirmation.wait()
+        missing: QueueMissing | None = None
+        for error in confirmation.failures.values():
+            if isinstance(error, QueueMissing):
+                missing = error
+            elif not isinstance(error, ConnectionLost):
+                raise error
+        return [messages[position] for position in sorted(confirmation.failures)], missing
+
+    async def _declare_again(self, queue: str, missing: QueueMissing, returns: int) -> None:
+        """Make good a queue that was deleted behind our back, a few times."""
+        known = self._specs.get(queue)
+        if known is None or returns > _RETURNS:
+            raise missing
+        logger.warning("queue %r is gone (%s); declaring it again", queue, missing)
+        self._declared.clear()
+        await self.declare((known,))
+
+    # Consuming, looking, counting...
+
+    @asynccontextmanager
+    async def open_channel(self) -> AsyncGenerator[Channel]:
+        """Open a channel to consume on."""
+        connection = await self._consuming.wait_up()
+        async with connection.open_consumer() as channel:
+            yield channel
+
+    @asynccontextmanager
+    async def browse(self, queue: str, limit: int) -> AsyncGenerator[Sequence[Delivery]]:
+        """Take up to `limit` messages from the head; what is unsettled at exit goes back."""
+        connection = await self._consuming.wait_up()
+        async with connection.open_getter() as getter:
+            ready = (await self.count(queue)).messages
+            taken = await getter.take(queue, min(limit, ready))
+            try:
+                yield taken
+            finally:
+                getter.give_back(taken)
+
+    async def purge(self, queue: str) -> int:
+        """Delete all that is ready in the queue; return how many that was."""
+        answer = await self._control(spec.Queue.Purge(queue=queue))
+        return int(answer.message_count or 0)
+
+    async def count(self, queue: str) -> QueueCount:
+        """Count what the queue holds.
+
+        Raises:
+            QueueMissing: There is no such queue.
+        """
+        answer = await self._control(spec.Queue.Declare(queue=queue, passive=True))
+        return QueueCount(
+            messages=int(answer.message_count or 0), consumers=int(answer.consumer_count or 0)
+        )
+
+    async def _control(self, frame: Any) -> Any:
+        connection = await self._consuming.wait_up()
+        return await connection.control(frame)
+
+
+async def _write_all(
+    publisher: PublishChannel,
+    exchange: str,
+    key: str,
+    messages: Sequence[Message],
+    confirmation: Confirmation,
+) -> None:
+    """Write messages as the window allows; those that cannot be written count as lost."""
+    for position, message in enumerate(messages):
+        try:
+            await publisher.wait_room()
+            publisher.publish(
+                exchange,
+                key,
+                message.body,
+                message.message_id.encode(),
+                message.headers,
+                confirmation=confirmation,
+                position=position,
+            )
+        except ConnectionLost as exc:
+            for unwritten in range(position, len(messages)):
+                confirmation.settle(unwritten, exc)
+            return
+
+
+async def _declare_quorum(connection: Connection, name: str, arguments: topology.Arguments) -> bool:
+    """Declare a durable queue; return whether it is new."""
+    is_new = not await _exists(connection, spec.Queue.Declare(queue=name, passive=True))
+    declare = spec.Queue.Declare(queue=name, durable=True, arguments=dict(arguments))
+    try:
+        await connection.control(declare)
+    except QueueRefused as exc:
+        raise QueueRefused(
+            f"queue {name!r} is not what roger_trio needs: {exc}; "
+            f"roger_trio declares it durable with {arguments}; "
+            "delete or rename the queue that is there, or choose another prefix"
+        ) from exc
+    return is_new
+
+
+async def _exists(connection: Connection, passive: Any) -> bool:
+    try:
+        await connection.control(passive)
+    except QueueMissing:
+        return False
+    return True
+
+
+def _log_stray_error(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Note an error that no aiormq call reported; the links notice what it broke."""
+    logger.debug(
+        "stray asyncio error: %s", context.get("message"), exc_info=context.get("exception")
+    )

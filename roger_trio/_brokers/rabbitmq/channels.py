@@ -1,0 +1,472 @@
+"""What rides on a data channel: deliveries, publisher confirms, and gets.
+
+A channel is opened, tuned and subscribed by aiormq; the classes here handle the frames that carry
+jobs. They are called by the transport's reading task, must not block, and hold no task of their
+own. When a channel ends, `closed` tells why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Final, NoReturn
+
+import trio
+
+from ..base import (
+    AlreadySettled,
+    BrokerError,
+    ConnectionLost,
+    Delivery,
+    MessageTooLarge,
+    PublishRefused,
+    QueueMissing,
+)
+from . import frames
+from .transport import Transport
+
+_NOT_FOUND: Final = 404
+_PRECONDITION_FAILED: Final = 406
+
+
+class Channel:
+    """The part that all data channels share: content over several frames, and the end."""
+
+    def __init__(self, transport: Transport, number: int) -> None:
+        self.number = number
+        self.transport = transport
+        self.closed: BrokerError | None = None
+        """Why the channel is gone, once it is."""
+        self._interruption: BrokerError | None = None
+        self._interrupted = trio.Event()
+        self._lost = trio.Event()
+        # The content being read: its method's payload, its header, and the body so far.
+        self._method = b""
+        self._header = b""
+        self._missing = 0
+        self._parts: list[bytes] = []
+
+    def write(self, data: bytes) -> None:
+        """Queue bytes of this channel.
+
+        Raises:
+            ConnectionLost: The channel or the connection is gone.
+        """
+        if self.closed is not None:
+            raise ConnectionLost(str(self.closed))
+        self.transport.write(data)
+
+    async def wait_interrupted(self) -> NoReturn:
+        """Wait until the channel, or a subscription on it, ends by itself; raise why."""
+        await self._interrupted.wait()
+        raise self._interruption or ConnectionLost("closed")
+
+    async def wait_lost(self) -> NoReturn:
+        """Wait until the channel is gone; raise why."""
+        await self._lost.wait()
+        raise ConnectionLost(str(self.closed))
+
+    def interrupt(self, error: BrokerError) -> None:
+        """Nothing new will come; what was delivered can still be settled."""
+        if self._interruption is None:
+            self._interruption = error
+            self._interrupted.set()
+
+    def end(self, error: BrokerError) -> None:
+        """Take the channel for gone."""
+        if self.closed is None:
+            self.closed = error
+            self.transport.detach(self.number)
+            self.interrupt(error)
+            self._lost.set()
+            self.on_end(error)
+
+    def connection_lost(self, error: ConnectionLost) -> None:
+        """The connection is gone, and the channel with it."""
+        self.end(error)
+
+    def handle(self, kind: int, payload: bytes) -> bool:
+        """Handle one frame of this channel; False leaves it to aiormq."""
+        if kind == frames.BODY:
+            return self._on_body(payload)
+        if kind == frames.HEADER:
+            return self._on_header(payload)
+        if kind != frames.METHOD:
+            return False
+        (method,) = frames.method_id.unpack_from(payload)
+        if method == frames.CHANNEL_CLOSE:
+            self.end(self.close_error(frames.close_reason(payload)))
+            return False  # aiormq answers it, and frees the number.
+        return self.on_method(method, payload)
+
+    def _on_header(self, payload: bytes) -> bool:
+        if not self._method:
+            return False
+        self._header = payload
+        (self._missing,) = frames.body_size.unpack_from(payload, 4)
+        if not self._missing:
+            self._finish(b"")
+        return True
+
+    def _on_body(self, payload: bytes) -> bool:
+        if not self._header:
+            return False
+        self._missing -= len(payload)
+        if self._missing > 0:
+            self._parts.append(payload)
+        elif self._parts:
+            self._parts.append(payload)
+            self._finish(b"".join(self._parts))
+        else:
+            self._finish(payload)
+        return True
+
+    def _finish(self, body: bytes) -> None:
+        method, header = self._method, self._header
+        self._method = self._header = b""
+        if self._parts:
+            self._parts = []
+        self.on_content(method, header, body)
+
+    def expect_content(self, method_payload: bytes) -> None:
+        """The frames that follow carry the content of this method."""
+        self._method = method_payload
+
+    # What the kinds of channel add...
+
+    def on_method(self, method: int, payload: bytes) -> bool:
+        """Handle a method frame; False leaves it to aiormq."""
+        return False
+
+    def on_content(self, method: bytes, header: bytes, body: bytes) -> None:
+        """Handle a method whose content is complete."""
+
+    def on_end(self, error: BrokerError) -> None:
+        """React to the end of the channel."""
+
+    def close_error(self, reason: frames.CloseReason) -> BrokerError:
+        """Turn the broker's reason to close the channel into an error."""
+        return channel_error(reason)
+
+
+def channel_error(reason: frames.CloseReason) -> BrokerError:
+    """Turn the broker's reason to close a channel into an error."""
+    if reason.code == _NOT_FOUND:
+        return QueueMissing(str(reason))
+    return ConnectionLost(f"the broker closed the channel: {reason}")
+
+
+class RabbitDelivery:
+    """One message on loan; see `Delivery` in ``base.py``."""
+
+    __slots__ = ("_channel", "_header", "_settled", "_tag", "body", "queue", "redelivered")
+
+    def __init__(
+        self,
+        channel: Channel,
+        tag: int,
+        queue: str,
+        redelivered: bool,  # noqa: FBT001 -- as above
+        header: bytes,
+        body: bytes,
+    ) -> None:
+        self._channel = channel
+        self._tag = tag
+        self._header = header
+        self._settled = False
+        self.queue = queue
+        self.redelivered = redelivered
+        self.body = body
+
+    @property
+    def message_id(self) -> str:
+        """The publisher's id for it, or ''."""
+        return frames.properties(self._header).properties.message_id or ""
+
+    @property
+    def headers(self) -> Mapping[str, object]:
+        """What the publisher put beside the body."""
+        return frames.properties(self._header).properties.headers or {}
+
+    def ack(self) -> None:
+        """Settle: the broker forgets the message."""
+        self._settle(frames.ack)
+
+    def give_back(self) -> None:
+        """Settle: the broker puts the message back where it was."""
+        self._settle(frames.nack)
+
+    def _settle(self, make: Callable[[int, int], bytes]) -> None:
+        if self._settled:
+            raise AlreadySettled(f"delivery {self._tag} of queue {self.queue!r}")
+        self._settled = True
+        self._channel.write(make(self._channel.number, self._tag))
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether it has been settled."""
+        return self._settled
+
+    @property
+    def tag(self) -> int:
+        """The channel's number for the delivery."""
+        return self._tag
+
+
+class ConsumeChannel(Channel):
+    """Receives deliveries and hands them to the subscription they belong to."""
+
+    def __init__(self, transport: Transport, number: int) -> None:
+        super().__init__(transport, number)
+        self._subscriptions: dict[bytes, tuple[str, Callable[[Delivery], None]]] = {}
+
+    def add(self, tag: str, queue: str, on_delivery: Callable[[Delivery], None]) -> None:
+        """Hand deliveries of consumer `tag` to `on_delivery`."""
+        self._subscriptions[tag.encode()] = (queue, on_delivery)
+
+    @property
+    def tags(self) -> list[str]:
+        """The consumer tags of the subscriptions there are."""
+        return [tag.decode() for tag in self._subscriptions]
+
+    def forget(self, tag: str) -> None:
+        """Give deliveries of consumer `tag` that are still on their way back to the broker."""
+        self._subscriptions.pop(tag.encode(), None)
+
+    def on_method(self, method: int, payload: bytes) -> bool:
+        """Take deliveries, and notice when the broker ends a subscription."""
+        if method == frames.BASIC_DELIVER:
+            self.expect_content(payload)
+            return True
+        if method == frames.BASIC_CANCEL:
+            queue, _ = self._subscriptions.get(payload[5 : 5 + payload[4]], ("", None))
+            self.interrupt(QueueMissing(f"the broker ended the consumer of queue {queue!r}"))
+        return False
+
+    def on_content(self, method: bytes, header: bytes, body: bytes) -> None:
+        """Hand a whole delivery over."""
+        tag_end = 5 + method[4]
+        number, redelivered = frames.tag_and_flag.unpack_from(method, tag_end)
+        found = self._subscriptions.get(method[5:tag_end])
+        if found is None:
+            self.transport.write(frames.nack(self.number, number))
+            return
+        queue, on_delivery = found
+        on_delivery(RabbitDelivery(self, number, queue, bool(redelivered & 1), header, body))
+
+
+class GetChannel(Channel):
+    """Takes messages from the head of a queue by pipelined ``basic.get``."""
+
+    def __init__(self, transport: Transport, number: int) -> None:
+        super().__init__(transport, number)
+        self._queue = ""
+        self._awaited = 0
+        self._taken: list[RabbitDelivery] = []
+        self._answered = trio.Event()
+
+    async def take(self, queue: str, limit: int) -> list[RabbitDelivery]:
+        """Take up to `limit` messages; fewer when the queue has no more ready.
+
+        Raises:
+            QueueMissing: There is no such queue; the channel is gone.
+            ConnectionLost: The channel or connection is gone.
+        """
+        if limit <= 0:
+            return []
+        self._queue, self._awaited, self._taken = queue, limit, []
+        self._answered = trio.Event()
+        self.write(frames.get(self.number, queue) * limit)
+        await self._answered.wait()
+        if self.closed is not None:
+            raise self.closed
+        return self._taken
+
+    def on_method(self, method: int, payload: bytes) -> bool:
+        """Take the answers to a get."""
+        if method == frames.BASIC_GET_OK:
+            self.expect_content(payload)
+            return True
+        if method == frames.BASIC_GET_EMPTY:
+            self._count()
+            return True
+        return False
+
+    def on_content(self, method: bytes, header: bytes, body: bytes) -> None:
+        """Keep a message that was got."""
+        number, redelivered = frames.tag_and_flag.unpack_from(method, 4)
+        self._taken.append(
+            RabbitDelivery(self, number, self._queue, bool(redelivered & 1), header, body)
+        )
+        self._count()
+
+    def on_end(self, error: BrokerError) -> None:
+        """Wake who waits for answers."""
+        self._answered.set()
+
+    def _count(self) -> None:
+        self._awaited -= 1
+        if self._awaited == 0:
+            self._answered.set()
+
+    def give_back(self, deliveries: list[RabbitDelivery]) -> None:
+        """Give back what is unsettled, in one stroke where nothing was settled: order is kept."""
+        unsettled = [each for each in deliveries if not each.is_settled]
+        if self.closed is not None or not unsettled:
+            return
+        if len(unsettled) == len(deliveries):
+            self.write(frames.nack(self.number, unsettled[-1].tag, multiple=True))
+        else:
+            for each in unsettled:
+                each.give_back()
+
+
+class Confirmation:
+    """What the broker said to a batch of publishes; one waiter."""
+
+    __slots__ = ("_done", "_missing", "failures")
+
+    def __init__(self, count: int) -> None:
+        self._missing = count
+        self._done = trio.Event()
+        self.failures: dict[int, BrokerError] = {}
+        """Position in the batch → why that message was not kept."""
+
+    def settle(self, position: int, error: BrokerError | None) -> None:
+        """Note the broker's word for one message of the batch."""
+        if error is not None:
+            self.failures.setdefault(position, error)
+        self._missing -= 1
+        if not self._missing:
+            self._done.set()
+
+    async def wait(self) -> None:
+        """Wait for the broker's word on every message."""
+        await self._done.wait()
+
+
+class _Pending:
+    """A published message without the broker's word yet."""
+
+    __slots__ = ("confirmation", "message_id", "position", "returned", "size")
+
+    def __init__(
+        self, confirmation: Confirmation, position: int, message_id: bytes, size: int
+    ) -> None:
+        self.confirmation = confirmation
+        self.position = position
+        self.message_id = message_id
+        self.size = size
+        self.returned: BrokerError | None = None
+
+
+class PublishChannel(Channel):
+    """Publishes with confirms, at most a window of them without the broker's word."""
+
+    WINDOW: Final = 2000
+    """Messages without the broker's word above which publishers wait."""
+
+    def __init__(self, transport: Transport, number: int, frame_max: int) -> None:
+        super().__init__(transport, number)
+        self._frame_max = frame_max
+        self._sequence = 0
+        self._lowest = 1  # Every lower delivery tag has been confirmed.
+        self._pending: dict[int, _Pending] = {}
+        self._room = trio.lowlevel.ParkingLot()
+        self._destinations: dict[tuple[str, str], bytes] = {}
+
+    async def wait_room(self) -> None:
+        """Wait for room in the window of unconfirmed messages.
+
+        Raises:
+            ConnectionLost: The channel is gone.
+        """
+        while len(self._pending) >= self.WINDOW and self.closed is None:
+            await self._room.park()
+        await self.transport.wait_room()
+
+    def publish(
+        self,
+        exchange: str,
+        routing_key: str,
+        body: bytes,
+        message_id: bytes,
+        headers: Mapping[str, str | int] | None,
+        *,
+        confirmation: Confirmation,
+        position: int,
+    ) -> None:
+        """Write one mandatory, persistent message.
+
+        The broker's word arrives at `confirmation` under `position`.
+
+        Raises:
+            ConnectionLost: The channel is gone; nothing was written.
+        """
+        destination = self._destinations.get((exchange, routing_key))
+        if destination is None:
+            destination = self._remember(exchange, routing_key)
+        content = frames.content(self.number, body, message_id, headers, self._frame_max)
+        self.write(destination + content)
+        self._sequence += 1
+        self._pending[self._sequence] = _Pending(confirmation, position, message_id, len(body))
+
+    def _remember(self, exchange: str, routing_key: str) -> bytes:
+        if len(self._destinations) >= self.WINDOW:
+            self._destinations.clear()
+        made = frames.publish_method(self.number, exchange, routing_key)
+        self._destinations[exchange, routing_key] = made
+        return made
+
+    def on_method(self, method: int, payload: bytes) -> bool:
+        """Take confirms and returns."""
+        if method == frames.BASIC_ACK:
+            self._confirm(payload, refused=False)
+        elif method == frames.BASIC_NACK:
+            self._confirm(payload, refused=True)
+        elif method == frames.BASIC_RETURN:
+            self.expect_content(payload)
+        else:
+            return False
+        return True
+
+    def _confirm(self, payload: bytes, *, refused: bool) -> None:
+        tag, multiple = frames.tag_and_flag.unpack_from(payload, 4)
+        error = PublishRefused("the broker refused the message") if refused else None
+        if multiple & 1:
+            for number in range(self._lowest, tag + 1):
+                self._settle(number, error)
+            self._lowest = tag + 1
+        else:
+            self._settle(tag, error)
+            while self._lowest <= self._sequence and self._lowest not in self._pending:
+                self._lowest += 1
+        self._room.unpark_all()
+
+    def _settle(self, tag: int, error: BrokerError | None) -> None:
+        pending = self._pending.pop(tag, None)
+        if pending is not None:
+            pending.confirmation.settle(pending.position, error or pending.returned)
+
+    def on_content(self, method: bytes, header: bytes, body: bytes) -> None:
+        """Note a message that no queue took; its confirm follows and settles it."""
+        message_id = (frames.properties(header).properties.message_id or "").encode()
+        error = QueueMissing(str(frames.return_reason(method)))
+        for pending in self._pending.values():
+            if pending.message_id == message_id and pending.returned is None:
+                pending.returned = error
+                return
+
+    def close_error(self, reason: frames.CloseReason) -> BrokerError:
+        """Find the message that was too large, if that is why; the others go out again."""
+        if reason.code == _PRECONDITION_FAILED and "message size" in reason.text:
+            too_large = [each for each in self._pending.values() if str(each.size) in reason.text]
+            for each in too_large[:1]:
+                each.returned = MessageTooLarge(str(reason))
+        return super().close_error(reason)
+
+    def on_end(self, error: BrokerError) -> None:
+        """Tell every waiter that no word will come."""
+        pending, self._pending = self._pending, {}
+        for each in pending.values():
+            each.confirmation.settle(each.position, each.returned or error)
+        self._room.unpark_all()
