@@ -19,8 +19,9 @@ LAYERS: tuple[set[str], ...] = (
     {"_control", "_state"},  # cluster commands; what a partition remembers
     {"_topology"},  # names and queue declarations
     {"_brokers"},  # bytes in, bytes out
+    {"_config"},  # how all of it is set up
     {"_jobs"},  # what a job is, its wire form, its outcomes
-    {"_config", "_errors", "_info", "_logs"},  # values
+    {"_errors", "_info", "_logs"},  # values
 )
 FENCED = {"aiormq", "asyncio", "trio_asyncio"}
 FENCE = "roger_trio._brokers.rabbitmq"

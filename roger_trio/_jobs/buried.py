@@ -1,0 +1,113 @@
+"""What is kept beside a buried job, and how a buried job is read again."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from secrets import token_hex
+from typing import Any, Final
+
+import attrs
+import orjson
+
+from . import wire
+from .envelope import Envelope, JobError
+
+ERROR_HEADER: Final = "roger-error"
+"""Name of the header of a buried message that holds the error, as JSON."""
+
+_MAX_TRACEBACK: Final = 16_000
+_MAX_MESSAGE: Final = 2_000
+_ELSEWHERE: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def new_id() -> str:
+    """Make the id of a job: 32 hexadecimal digits, random."""
+    return token_hex(16)
+
+
+def error_of(exc: BaseException) -> JobError:
+    """Describe an exception.
+
+    Args:
+        exc: The exception. Of a long message the beginning is kept, of a long traceback the end,
+            as both travel in a message header.
+    """
+    kind = type(exc)
+    name = (
+        kind.__qualname__
+        if kind.__module__ == "builtins"
+        else (f"{kind.__module__}:{kind.__qualname__}")
+    )
+    text = "".join(traceback.format_exception(exc)) if exc.__traceback__ or exc.__cause__ else ""
+    return JobError(
+        type=name,
+        message=_printable(str(exc))[:_MAX_MESSAGE],
+        traceback=_printable(text)[-_MAX_TRACEBACK:],
+        buried_at=datetime.now(UTC),
+    )
+
+
+def _printable(text: str) -> str:
+    """Replace what UTF-8 cannot carry: an exception's text may hold anything."""
+    return text.encode(errors="backslashreplace").decode()
+
+
+def dump_error(error: JobError) -> str:
+    """Write an error for the header."""
+    return orjson.dumps(error.as_json()).decode()
+
+
+def load_error(headers: Mapping[str, object]) -> JobError:
+    """Read the error from a buried message's headers.
+
+    A message that was not buried by roger_trio (the broker's own delivery limit, an operator) has
+    none, or another; then the error says so.
+    """
+    try:
+        fields: Any = orjson.loads(str(headers[ERROR_HEADER]))
+        return JobError(
+            type=str(fields["type"]),
+            message=str(fields["message"]),
+            traceback=str(fields["traceback"]),
+            buried_at=datetime.fromisoformat(fields["buried_at"]),
+        )
+    except (KeyError, TypeError, ValueError):
+        reason = headers.get("x-first-death-reason")
+        text = f"the broker moved it here: {reason}" if reason else "no error was kept with it"
+        return JobError(type="", message=text, traceback="", buried_at=_ELSEWHERE)
+
+
+def foreign(job_id: str, *, partition: str, queue: str) -> Envelope:
+    """Make the envelope that stands for a payload that is not a job.
+
+    Args:
+        job_id: The message's id; a new one is made where it has none.
+        partition: Where the payload was found.
+        queue: Where the payload was found.
+    """
+    return Envelope(
+        id=job_id or new_id(),
+        name="",
+        args={},
+        partition=partition,
+        queue=queue,
+        queued_at=datetime.now(UTC),
+    )
+
+
+def read(
+    body: bytes,
+    message_id: str,
+    headers: Mapping[str, object],
+    *,
+    partition: str,
+    queue: str,
+) -> Envelope:
+    """Read a buried message, whatever it is: a job, or a payload that never was one."""
+    try:
+        envelope = wire.load(body, partition=partition, queue=queue)
+    except wire.NotAJob:
+        envelope = foreign(message_id, partition=partition, queue=queue)
+    return attrs.evolve(envelope, error=load_error(headers))

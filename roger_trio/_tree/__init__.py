@@ -1,0 +1,1 @@
+"""The supervision tree, outermost first: serve, node, partition, consumer, worker."""

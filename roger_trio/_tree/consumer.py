@@ -1,0 +1,163 @@
+"""The queue consumer: one queue of a partition on this node, through all its connections."""
+
+from __future__ import annotations
+
+import logging
+from typing import Final, NoReturn
+
+import trio
+
+from .._brokers.base import Broker, BrokerError, ConnectionLost, QueueMissing
+from .._topology import QueueNames
+from .performing import Running, StopReason
+from .session import Session, Staff
+from .worker import Worker
+
+logger = logging.getLogger(__name__)
+
+_FIRST_PAUSE: Final = 0.1
+_MAX_PAUSE: Final = 30.0
+"""Seconds between attempts to consume a queue the broker refuses."""
+
+
+class QueueConsumer:
+    """Consumes one queue with up to `max_workers` workers; 0 takes nothing.
+
+    Args:
+        broker: Where the queue is.
+        names: Its broker queues.
+        worker: Handles deliveries.
+        max_workers: Jobs that may run at once.
+    """
+
+    def __init__(self, broker: Broker, names: QueueNames, worker: Worker, max_workers: int) -> None:
+        self._broker = broker
+        self._names = names
+        self._worker = worker
+        self._staff = Staff(max_workers, self._on_vacancy)
+        self._session: Session | None = None
+        self._wanted = trio.Event()
+        self._drained = trio.lowlevel.ParkingLot()
+        self._intake_scope = trio.CancelScope()
+        self._stopping = False
+        self.tried = trio.Event()
+        """Set once it has consumed, or has been refused."""
+        self.failure: BrokerError | None = None
+        """Why it does not consume, where the broker refused."""
+
+    @property
+    def max_workers(self) -> int:
+        """Jobs that may run at once."""
+        return self._staff.limit
+
+    @property
+    def is_consuming(self) -> bool:
+        """Whether the broker sends us deliveries now."""
+        return self._session is not None
+
+    @property
+    def running(self) -> list[Running]:
+        """The jobs that run now."""
+        return list(self._worker.running)
+
+    # Running...
+
+    async def run(self) -> None:
+        """Consume until `stop`, then wait for the running jobs.
+
+        Cancellation: running jobs are cancelled and given back.
+        """
+        self._session = None
+        async with trio.open_nursery() as sessions:
+            with trio.CancelScope() as self._intake_scope:
+                if not self._stopping:
+                    await self._keep_consuming(sessions)
+            await self._close_intake()
+
+    async def _close_intake(self) -> None:
+        if self._session is not None:
+            await self._session.close_intake()
+
+    def stop(self) -> None:
+        """Take no more jobs; `run` returns when the running ones have ended."""
+        self._stopping = True
+        self._intake_scope.cancel()
+
+    def stop_jobs(self) -> None:
+        """Cancel the running jobs; they are given back and spend no attempt."""
+        for each in self.running:
+            each.stop(StopReason.SHUTDOWN)
+
+    async def resize(self, max_workers: int) -> None:
+        """Change how many jobs may run at once; 0 takes no more, and running ones finish."""
+        if max_workers == self._staff.limit:
+            return
+        self._staff.limit = max_workers
+        if max_workers:
+            self._wanted.set()
+        if self._session is not None:
+            await self._session.retune()
+
+    async def wait_drained(self) -> None:
+        """Wait until no job runs."""
+        while self._staff.hired:
+            await self._drained.park()
+
+    def _on_vacancy(self) -> None:
+        if not self._staff.hired:
+            self._drained.unpark_all()
+        if self._session is not None:
+            self._session.staff_up()
+
+    async def _keep_consuming(self, sessions: trio.Nursery) -> NoReturn:
+        """Open one session after the other, until cancelled."""
+        pause = _FIRST_PAUSE
+        while True:
+            await self._wait_wanted()
+            await self._broker.wait_connected()
+            try:
+                session = await sessions.start(self._open_session)
+            except ConnectionLost as exc:
+                logger.debug("queue %r: %s", self._names.work, exc)
+                await trio.sleep(_FIRST_PAUSE)
+            except BrokerError as exc:
+                self._refused(exc)
+                await trio.sleep(pause)
+                pause = min(_MAX_PAUSE, pause * 2)
+            else:
+                pause = _FIRST_PAUSE
+                await self._use(session)
+
+    async def _wait_wanted(self) -> None:
+        while not self._staff.limit:
+            self._wanted = trio.Event()
+            await self._wanted.wait()
+
+    async def _open_session(
+        self, *, task_status: trio.TaskStatus[Session] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Consume on one channel, to the end of its last job; started once it consumes."""
+        await self._broker.declare(self._names.specs())
+        async with self._broker.open_channel() as channel:
+            queues = (self._names.work, self._names.redelivered)
+            session = Session(channel, queues, self._worker, self._staff)
+            await session.run(task_status=task_status)
+            await channel.flush()
+
+    async def _use(self, session: Session) -> None:
+        """Let a session be the one that takes jobs, until its intake ends."""
+        self._session, self.failure = session, None
+        self.tried.set()
+        logger.info("consuming %r with up to %d workers", self._names.work, self.max_workers)
+        await session.retune()  # The limit may have changed while the session was opened.
+        await session.intake_ended.wait()
+        self._session = None
+
+    def _refused(self, exc: BrokerError) -> None:
+        if isinstance(exc, QueueMissing):
+            logger.warning("queue %r went while it was set up: %s", self._names.work, exc)
+            return
+        if str(exc) != str(self.failure):
+            logger.error("cannot consume: %s", exc)
+        self.failure = exc
+        self.tried.set()

@@ -1,0 +1,187 @@
+"""The partition: a tenant's queues on this node."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Final
+
+import attrs
+import trio
+
+from .consumer import QueueConsumer
+from .performing import Running
+from .supervise import RestartPolicy, supervise
+
+logger = logging.getLogger(__name__)
+
+CLEAN_UP_TIMEOUT: Final = 5.0
+"""Seconds that cancelled jobs have for their ``finally`` blocks before the node goes on."""
+
+
+@attrs.frozen
+class QueueChanges:
+    """What it takes to get from the queues there are to those there shall be."""
+
+    start: Mapping[str, int]
+    resize: Mapping[str, int]
+    stop: tuple[str, ...]
+
+
+def diff(current: Mapping[str, int], wanted: Mapping[str, int]) -> QueueChanges:
+    """Decide what a reconfiguration does.
+
+    Args:
+        current: Queue to max workers, as it is; 0 for a queue that is running dry.
+        wanted: Queue to max workers, as it shall be, complete.
+    """
+    return QueueChanges(
+        start={queue: size for queue, size in wanted.items() if queue not in current},
+        resize={
+            queue: size
+            for queue, size in wanted.items()
+            if queue in current and current[queue] != size
+        },
+        stop=tuple(queue for queue in current if queue not in wanted),
+    )
+
+
+class Partition:
+    """One partition on this node: a supervised consumer for each of its queues.
+
+    Args:
+        id: The partition's name.
+        queues: Queue to max workers.
+        make_consumer: Makes the consumer of a queue of this partition.
+        shutdown_timeout: Seconds running jobs get when the partition stops.
+    """
+
+    def __init__(
+        self,
+        id: str,
+        queues: Mapping[str, int],
+        make_consumer: Callable[[str, str, int], QueueConsumer],
+        shutdown_timeout: float,
+    ) -> None:
+        self.id = id
+        self._wanted = dict(queues)
+        self._make_consumer = make_consumer
+        self._shutdown_timeout = shutdown_timeout
+        self._consumers: dict[str, QueueConsumer] = {}
+        self._nursery: trio.Nursery | None = None
+        self._begun = trio.Event()
+        self._stop_requested = trio.Event()
+        self._reconfiguring = trio.Lock()
+        self.ended = trio.Event()
+        """Set once it has stopped."""
+
+    # What it is doing...
+
+    @property
+    def queues(self) -> Mapping[str, int]:
+        """Queue to max workers, as configured."""
+        return dict(self._wanted)
+
+    @property
+    def consumers(self) -> Mapping[str, QueueConsumer]:
+        """The consumers of its queues; also of those that were left out and run dry."""
+        return dict(self._consumers)
+
+    @property
+    def running(self) -> list[Running]:
+        """The jobs that run now."""
+        return [job for consumer in self._consumers.values() for job in consumer.running]
+
+    async def wait_tried(self) -> None:
+        """Wait until every queue has been consumed, or refused by the broker."""
+        await self._begun.wait()
+        for consumer in list(self._consumers.values()):
+            if consumer.max_workers:
+                await consumer.tried.wait()
+
+    # Running...
+
+    async def run(self) -> None:
+        """Run until `stop`, then let jobs end in time, and cancel the rest."""
+        self._consumers.clear()
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            for queue, max_workers in self._wanted.items():
+                self._start_consumer(queue, max_workers)
+            self._begun.set()
+            await self._stop_requested.wait()
+            logger.info("partition %r stops", self.id)
+            await self._wind_down(nursery)
+        self._nursery = None
+
+    def stop(self) -> None:
+        """Ask the partition to stop; `ended` is set when it has."""
+        self._stop_requested.set()
+
+    def _start_consumer(self, queue: str, max_workers: int) -> None:
+        consumer = self._make_consumer(self.id, queue, max_workers)
+        self._consumers[queue] = consumer
+        if self._nursery is not None:  # It is, between the beginning and the end of `run`.
+            name = f"{self.id}-{queue}"
+            self._nursery.start_soon(self._supervise, queue, consumer, name=name)
+
+    async def _supervise(self, queue: str, consumer: QueueConsumer) -> None:
+        name = f"queue {queue!r} of partition {self.id!r}"
+        await supervise(consumer.run, name=name, policy=RestartPolicy())
+        if self._consumers.get(queue) is consumer:
+            del self._consumers[queue]
+
+    async def _wind_down(self, nursery: trio.Nursery) -> None:
+        """Stop the intake, give running jobs their time, cancel what is left."""
+        for consumer in self._consumers.values():
+            consumer.stop()
+        with trio.move_on_after(self._shutdown_timeout):
+            for consumer in list(self._consumers.values()):
+                await consumer.wait_drained()
+        for consumer in self._consumers.values():
+            consumer.stop_jobs()
+        with trio.move_on_after(CLEAN_UP_TIMEOUT):
+            for consumer in list(self._consumers.values()):
+                await consumer.wait_drained()
+            return
+        logger.error(
+            "partition %r: jobs did not end %g s after they were cancelled; they are left behind",
+            self.id,
+            CLEAN_UP_TIMEOUT,
+        )
+        nursery.cancel_scope.cancel()
+
+    # Reconfiguring...
+
+    async def reconfigure(self, queues: Mapping[str, int]) -> None:
+        """Have exactly these queues consumed; those left out run dry, and running jobs finish."""
+        await self._begun.wait()
+        async with self._reconfiguring:
+            current = {name: each.max_workers for name, each in self._consumers.items()}
+            changes = diff(current, queues)
+            self._wanted = dict(queues)
+            for queue in changes.stop:
+                await self._retire(queue)
+            for queue, max_workers in changes.resize.items():
+                await self._consumers[queue].resize(max_workers)
+            for queue, max_workers in changes.start.items():
+                self._start_consumer(queue, max_workers)
+
+    async def _retire(self, queue: str) -> None:
+        """Have a queue run dry; its consumer stays until then, and may be called back."""
+        consumer = self._consumers[queue]
+        await consumer.resize(0)
+        if self._nursery is not None:
+            self._nursery.start_soon(self._dismiss, queue, consumer)
+
+    async def _dismiss(self, queue: str, consumer: QueueConsumer) -> None:
+        await consumer.wait_drained()
+        if not consumer.max_workers and self._consumers.get(queue) is consumer:
+            del self._consumers[queue]
+            consumer.stop()
+
+    async def drain(self) -> None:
+        """Take no more jobs, and wait for the running ones, however long they take."""
+        await self.reconfigure({})
+        for consumer in list(self._consumers.values()):
+            await consumer.wait_drained()

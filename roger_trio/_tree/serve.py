@@ -1,0 +1,90 @@
+"""Running a node: as a program of its own, or inside another Trio program."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+
+import trio
+
+from .._brokers.choose import make_broker
+from .._config import Config
+from .._errors import RogerError
+from .node import Node
+
+logger = logging.getLogger(__name__)
+
+
+async def serve(
+    config: Config, *, task_status: trio.TaskStatus[Node] = trio.TASK_STATUS_IGNORED
+) -> None:
+    """Run a node.
+
+    As a program, until SIGTERM or SIGINT, then gracefully; a second signal stops it at once::
+
+        trio.run(roger.serve, config)
+
+    Inside a Trio program, which then owns the signals and stops the node by cancelling it::
+
+        async with trio.open_nursery() as nursery:
+            node = await nursery.start(roger.serve, config)
+
+    Args:
+        config: What to run, and where.
+        task_status: `started` gets the `Node` once its partitions consume their queues. While
+            the broker cannot be reached, that takes as long as it takes.
+
+    Raises:
+        ConfigError: The configuration is wrong; nothing was started.
+        BrokerUnavailable: The broker refused us for good at the first attempt: a wrong password,
+            virtual host, certificate or port.
+
+    Cancellation: the node stops gracefully: no new jobs are taken, running ones get
+    ``shutdown_timeout`` seconds, the rest are cancelled and given back, spending no attempt. That
+    takes at most ``shutdown_timeout`` and 15 seconds more.
+
+    Delivery: a job whose node dies is given to another worker by the broker.
+    """
+    name = config.make_node_name()
+    node = Node(config, make_broker(config, name=name, consumes=True), name)
+    is_program = task_status is trio.TASK_STATUS_IGNORED
+    error: RogerError | None = None
+    async with trio.open_nursery() as nursery:
+        if is_program and threading.current_thread() is threading.main_thread():
+            await nursery.start(_stop_on_signals, node)
+        nursery.start_soon(_stop_on_cancellation, node)
+        # Shielded, so that a cancelled node can stop in good order; `Node.stop` sets the deadline.
+        with trio.CancelScope(shield=True):
+            try:
+                await node.run(task_status=task_status)
+            except RogerError as exc:
+                error = exc
+        nursery.cancel_scope.cancel()
+    if error is not None:
+        raise error
+
+
+async def _stop_on_cancellation(node: Node) -> None:
+    try:
+        await trio.sleep_forever()
+    finally:
+        node.stop()
+
+
+async def _stop_on_signals(
+    node: Node, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        task_status.started()
+        stop = node.stop
+        async for number in signals:
+            logger.warning("got %s; %s", signal.Signals(number).name, _announcement(node, stop))
+            stop()
+            stop = node.stop_now
+
+
+def _announcement(node: Node, stop: object) -> str:
+    if stop == node.stop_now:
+        return "stopping at once"
+    return "stopping once the running jobs have ended; a second signal stops at once"

@@ -1,0 +1,266 @@
+"""One channel's life: its deliveries, the workers they go to, and the end of both."""
+
+from __future__ import annotations
+
+import contextvars
+import logging
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Final
+
+import trio
+
+from .._brokers.base import BrokerError, Channel, ConnectionLost, Delivery, QueueMissing
+from .performing import Running, StopReason
+from .worker import Worker
+
+logger = logging.getLogger(__name__)
+
+_QUEUES_CONSUMED: Final = 2
+"""The jobs, and the redelivered ones; each may have as many deliveries on loan as there are
+workers."""
+
+
+class Staff:
+    """How many workers a queue has on this node, over all of its sessions.
+
+    Invariant: no more than `limit` start a job, through reconfiguration and reconnection. After
+    the limit was lowered, those above it end with the job they have.
+
+    Args:
+        limit: Workers there may be.
+        on_vacancy: Called when a worker has gone.
+    """
+
+    def __init__(self, limit: int, on_vacancy: Callable[[], None]) -> None:
+        self.limit = limit
+        self.hired = 0
+        self.on_vacancy = on_vacancy
+
+    @property
+    def has_vacancy(self) -> bool:
+        """Whether another worker may be started."""
+        return self.hired < self.limit
+
+    @property
+    def is_overstaffed(self) -> bool:
+        """Whether a worker that is between two jobs has to go."""
+        return self.hired > self.limit
+
+
+class Intake:
+    """Deliveries on their way from the bridge to workers: a memory channel and its counts."""
+
+    def __init__(self, prefetch: int, on_arrival: Callable[[], None]) -> None:
+        size = prefetch * _QUEUES_CONSUMED
+        self._send, self._receive = trio.open_memory_channel[Delivery](size)
+        self._on_arrival = on_arrival
+        self._untaken = 0
+        self._waiting = 0
+
+    def needs_more_than(self, workers: int) -> bool:
+        """Tell whether there are more deliveries than workers that wait, and so many others."""
+        return self._untaken > self._waiting + workers
+
+    def put(self, delivery: Delivery) -> None:
+        """Take a delivery from the bridge: neither blocks nor raises."""
+        try:
+            self._send.send_nowait(delivery)
+        except (trio.ClosedResourceError, trio.BrokenResourceError, trio.WouldBlock):
+            _give_back(delivery)
+        else:
+            self._untaken += 1
+            self._on_arrival()
+
+    async def take(self) -> Delivery:
+        """Wait for a delivery.
+
+        Raises:
+            trio.EndOfChannel: The intake was closed and there are no more.
+        """
+        self._waiting += 1
+        try:
+            delivery = await self._receive.receive()
+        finally:
+            self._waiting -= 1
+        self._untaken -= 1
+        return delivery
+
+    def close(self) -> None:
+        """Take no more, and give back what no worker has taken."""
+        self._send.close()
+        with suppress(trio.EndOfChannel):
+            while True:
+                delivery = self._receive.receive_nowait()
+                self._untaken -= 1
+                _give_back(delivery)
+
+
+def _give_back(delivery: Delivery) -> None:
+    with suppress(ConnectionLost):  # Then the broker takes it back by itself.
+        delivery.give_back()
+
+
+class Session:
+    """Consumes a queue on one channel until the channel ends or the intake is closed.
+
+    Workers are standing tasks, started as the backlog asks for them: a task for each job would
+    cost three times as much.
+
+    Args:
+        channel: Where deliveries come from and are settled.
+        queues: The broker queues to consume.
+        worker: Handles deliveries.
+        staff: Counts workers; shared by all sessions of the queue.
+    """
+
+    def __init__(
+        self, channel: Channel, queues: tuple[str, ...], worker: Worker, staff: Staff
+    ) -> None:
+        self._channel = channel
+        self._queues = queues
+        self._worker = worker
+        self._staff = staff
+        self._intake = Intake(staff.limit, self.staff_up)
+        self._prefetch = staff.limit
+        self._live = 0
+        self._quiet = trio.Event()
+        self._nursery: trio.Nursery | None = None
+        self._context = contextvars.copy_context()
+        self._retuning = trio.Lock()
+        self.intake_ended = trio.Event()
+        """Set once nothing new comes in."""
+
+    async def run(
+        self, *, task_status: trio.TaskStatus[Session] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Consume until the intake is closed and every job has ended; started once subscribed.
+
+        Raises:
+            BrokerError: It could not be subscribed.
+
+        Cancellation: running jobs are cancelled and given back, waiting deliveries too.
+        """
+        try:
+            await self._subscribe()
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                self.staff_up()
+                task_status.started(self)
+                async with trio.open_nursery() as watchers:
+                    watchers.start_soon(self._watch_queues)
+                    watchers.start_soon(self._watch_channel)
+                    await self.intake_ended.wait()
+                    self._check_quiet()
+                    await self._quiet.wait()
+                    watchers.cancel_scope.cancel()
+        finally:
+            self._nursery = None
+            self._intake.close()
+
+    @property
+    def running(self) -> list[Running]:
+        """The jobs that this session brought and that run now."""
+        return [each for each in self._worker.running if each.session is self]
+
+    # Intake...
+
+    async def retune(self) -> None:
+        """Bring the intake in line with the staff's limit; at 0, close it.
+
+        Deliveries that no worker has taken go back to the broker.
+        """
+        async with self._retuning:
+            if self.intake_ended.is_set() or self._prefetch == self._staff.limit:
+                return
+            await self._unsubscribe()
+            if self._staff.limit and not self.intake_ended.is_set():
+                self._intake = Intake(self._staff.limit, self.staff_up)
+                try:
+                    await self._subscribe()
+                except BrokerError as exc:
+                    logger.info("queue %r: the intake ended: %s", self._queues[0], exc)
+                else:
+                    return
+            self._end_intake()
+
+    async def close_intake(self) -> None:
+        """Take no more; deliveries that no worker has taken go back to the broker."""
+        async with self._retuning:
+            await self._unsubscribe()
+            self._end_intake()
+
+    async def _subscribe(self) -> None:
+        self._prefetch, put = self._staff.limit, self._intake.put
+        for queue in self._queues:
+            await self._channel.subscribe(queue, prefetch=self._prefetch, on_delivery=put)
+
+    async def _unsubscribe(self) -> None:
+        with suppress(BrokerError):  # Then the subscription is gone, which is what was wanted.
+            await self._channel.unsubscribe()
+        self._intake.close()
+
+    def _end_intake(self) -> None:
+        self._intake.close()
+        self.intake_ended.set()
+
+    async def _watch_queues(self) -> None:
+        """Once a queue is deleted, leave the others too; a new session starts over."""
+        try:
+            await self._channel.wait_interrupted()
+        except ConnectionLost:
+            return  # The other watcher's business.
+        except QueueMissing as exc:
+            logger.warning("queue %r: %s", self._queues[0], exc)
+        await self.close_intake()
+
+    async def _watch_channel(self) -> None:
+        """Once the channel is lost, the broker gives what is on loan to others: stop it here."""
+        try:
+            await self._channel.wait_lost()
+        except ConnectionLost as exc:
+            running = self.running
+            text = "queue %r: %s; %d running jobs are cancelled"
+            logger.warning(text, self._queues[0], exc, len(running))
+        self._worker.survived = {each.envelope.id for each in running}
+        for each in running:
+            each.stop(StopReason.LOST)
+        self._end_intake()
+
+    # Workers...
+
+    def staff_up(self) -> None:
+        """Start the workers that are needed and allowed."""
+        nursery, spawned = self._nursery, 0
+        while (
+            nursery is not None
+            and self._intake.needs_more_than(spawned)
+            and self._staff.has_vacancy
+        ):
+            spawned += 1
+            self._staff.hired += 1
+            self._live += 1
+            # Not in the context of the bridge, which is what called us.
+            self._context.copy().run(nursery.start_soon, self._work, self._intake)
+
+    async def _work(self, intake: Intake) -> None:
+        """Handle deliveries until there are no more, or there are too many workers."""
+        task = trio.lowlevel.current_task()
+        try:
+            while not self._staff.is_overstaffed:
+                # A fresh context for each job: what one sets, the next must not see. It takes
+                # effect when the task resumes, and taking a delivery always suspends it.
+                task.context = self._context.copy()
+                delivery = await intake.take()
+                await self._worker.handle(delivery, self)
+        except trio.EndOfChannel:
+            pass
+        finally:
+            self._staff.hired -= 1
+            self._live -= 1
+            self._check_quiet()
+            self._staff.on_vacancy()
+
+    def _check_quiet(self) -> None:
+        if self.intake_ended.is_set() and not self._live:
+            self._quiet.set()
