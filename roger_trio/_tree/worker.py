@@ -71,12 +71,13 @@ class Worker:
         Cancellation: a job that did not end is given back, and `trio.Cancelled` goes on.
         """
         settings = self._settings
+        came_back = delivery.redelivered or delivery.queue == settings.names.redelivered
         try:
             envelope = wire.load(
                 delivery.body,
                 partition=settings.partition,
                 queue=settings.queue,
-                redelivered=delivery.redelivered,
+                redelivered=came_back,
                 started_at=datetime.now(UTC),
             )
         except wire.NotAJob as exc:
