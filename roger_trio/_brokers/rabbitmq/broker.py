@@ -30,7 +30,7 @@ from ..base import (
     QueueSpec,
 )
 from . import topology
-from .channels import Confirmation, PublishChannel
+from .channels import Confirmation, GetChannel, PublishChannel, RabbitDelivery
 from .connection import Connection
 from .link import Link
 
@@ -38,6 +38,8 @@ logger = logging.getLogger(__name__)
 
 _RETURNS: Final = 3
 """Times a message that no queue took is sent again after its queue was declared anew."""
+_LOOK_AHEAD: Final = 16
+"""Messages asked for at once where there are more than the broker had counted."""
 _PAUSE: Final = 0.05
 """Seconds before what a lost channel or connection left unconfirmed is sent again."""
 
@@ -293,7 +295,7 @@ class RabbitBroker:
         connection = await self._consuming.wait_up()
         async with connection.open_getter() as getter:
             ready = (await self.count(queue)).messages
-            taken = await getter.take(queue, min(limit, ready))
+            taken = await _take(getter, queue, limit, ready)
             try:
                 yield taken
             finally:
@@ -318,6 +320,20 @@ class RabbitBroker:
     async def _control(self, frame: Any) -> Any:
         connection = await self._consuming.wait_up()
         return await connection.control(frame)
+
+
+async def _take(getter: GetChannel, queue: str, limit: int, guess: int) -> Sequence[RabbitDelivery]:
+    """Take up to `limit` messages; the broker's count is a guess, as it lags behind."""
+    taken: list[RabbitDelivery] = []
+    asked = max(1, guess)
+    while len(taken) < limit:
+        asked = min(limit - len(taken), asked)
+        got = await getter.take(queue, asked)
+        taken += got
+        if len(got) < asked:
+            break
+        asked = _LOOK_AHEAD
+    return taken
 
 
 class _Batch:

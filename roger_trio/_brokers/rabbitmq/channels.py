@@ -8,7 +8,7 @@ own. When a channel ends, `closed` tells why.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NoReturn
 
 import trio
@@ -343,7 +343,7 @@ class GetChannel(Channel):
         if self._awaited == 0:
             self._answered.set()
 
-    def give_back(self, deliveries: list[RabbitDelivery]) -> None:
+    def give_back(self, deliveries: Sequence[RabbitDelivery]) -> None:
         """Give back what is unsettled, in one stroke where nothing was settled: order is kept."""
         unsettled = [each for each in deliveries if not each.is_settled]
         if self.closed is not None or not unsettled:
