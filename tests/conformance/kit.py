@@ -87,7 +87,7 @@ async def settles_at(
             if value == expected:
                 return
             await trio.sleep(0.02)
-    assert value == expected
+    assert value == expected, f"after {within:g} s: {value!r}"
 
 
 def messages(count: int, size: int = 0) -> list[Message]:

@@ -287,7 +287,7 @@ async def _open_stream(config: AmqpConfig) -> trio.abc.Stream:
         context = config.ssl_context()
         stream = await trio.open_tcp_stream(config.host, config.port)
     except OSError as exc:
-        raise ConnectionLost(f"{config.display}: {_reason(exc)}") from exc
+        raise ConnectionLost(f"{config.display}: {_reason(_root(exc))}") from exc
     except (ConfigError, UnicodeError) as exc:  # A certificate file; a host no name can be.
         raise ConnectionRefused(f"{config.display}: {exc}") from exc
     if context is None:
@@ -374,12 +374,18 @@ def _url(config: AmqpConfig) -> URL:
     )
 
 
+def _root(exc: BaseException) -> BaseException:
+    """Return the first cause of an error; of several, the last attempt's."""
+    if isinstance(exc, BaseExceptionGroup):
+        return _root(exc.exceptions[-1])
+    return exc if exc.__cause__ is None else _root(exc.__cause__)
+
+
 def _is_refusal(exc: BaseException) -> bool:
     """Tell whether TLS failed because one side would not have the other, not by a broken line."""
     broken = ssl.SSLEOFError | ssl.SSLZeroReturnError | ssl.SSLSyscallError
-    while exc.__cause__ is not None:
-        exc = exc.__cause__
-    return isinstance(exc, ssl.SSLError) and not isinstance(exc, broken)
+    cause = _root(exc)
+    return isinstance(cause, ssl.SSLError) and not isinstance(cause, broken)
 
 
 def _reason(exc: BaseException) -> str:
