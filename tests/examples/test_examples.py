@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from roger_trio._brokers.rabbitmq import topology
-from roger_trio._topology import QueueNames
+from tests.examples.names import hurried, note_names
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
@@ -27,11 +26,6 @@ def expected_output(source: str) -> str:
     return "".join(f"{line[4:]}\n" for line in lines)
 
 
-def hurried(url: str) -> str:
-    """Return the broker's URL without the second that a new queue takes to be crash-safe."""
-    return f"{url}{'&' if '?' in url else '?'}queue_settle_time=0"
-
-
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
 def test_example_prints_what_it_says(
     example: Path,
@@ -44,13 +38,8 @@ def test_example_prints_what_it_says(
     """An example, under a prefix of its own, ends by itself and prints its last comment."""
     source = example.read_text(encoding="utf-8")
     assert PREFIX in source
-    for partition, queue in re.findall(r'partitions=\{"(\w+)": \{"(\w+)"', source):
-        created_queues |= {s.name for s in QueueNames.of(prefix, partition, queue).specs()}
-    levels = {topology.level_name(prefix, level) for level in range(topology.LEVELS)}
-    created_queues |= levels
-    created_exchanges |= {
-        *levels, topology.last_exchange(prefix), topology.marker_exchange(prefix)
-    }  # fmt: skip
+    queues = re.findall(r'partitions=\{"(\w+)": \{"(\w+)"', source)
+    note_names(prefix, queues, created_queues, created_exchanges)
     copy = tmp_path / example.name
     copy.write_text(source.replace(PREFIX, f'prefix="{prefix}"'), encoding="utf-8")
     environment = {
