@@ -91,8 +91,8 @@ ALL: Final = (
         name="latency",
         title="idle latency, same process",
         task="latency",
-        count=400,
-        warm_up=40,
+        count=200,
+        warm_up=20,
         targets=(Target(metric="median_ms", limit=2.0),),
     ),
     Benchmark(
@@ -100,8 +100,8 @@ ALL: Final = (
         title="idle latency, another process",
         task="latency_node",
         companion="latency_client",
-        count=400,
-        warm_up=40,
+        count=200,
+        warm_up=20,
         targets=(Target(metric="median_ms", limit=2.0),),
     ),
     Benchmark(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import platform
 import time
@@ -11,8 +10,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import aiormq
+from aiormq.abc import AbstractConnection
 from yarl import URL
+
+from . import queues
 
 _PACKAGES = ("roger-trio", "trio", "trio-asyncio", "aiormq", "pamqp", "orjson", "attrs")
 _LOCAL = frozenset(("localhost", "127.0.0.1", "::1"))
@@ -24,7 +25,7 @@ def record(url: str) -> dict[str, Any]:
     Raises:
         OSError, aiormq.AMQPError: The broker cannot be reached.
     """
-    broker = asyncio.run(_server_properties(url))
+    broker = queues.ask(url, _server_properties)
     is_local = (URL(url).host or "localhost") in _LOCAL
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -39,9 +40,8 @@ def record(url: str) -> dict[str, Any]:
     }
 
 
-async def _server_properties(url: str) -> dict[str, Any]:
-    async with aiormq.connect(url) as connection:
-        return dict(connection.server_properties)
+async def _server_properties(connection: AbstractConnection) -> dict[str, Any]:
+    return dict(connection.server_properties)
 
 
 def _version(package: str) -> str:
