@@ -194,8 +194,13 @@ class Broker(Protocol):
         """Wait until the broker can be reached."""
         ...
 
-    async def declare(self, queues: Sequence[QueueSpec]) -> None:
+    async def declare(self, queues: Sequence[QueueSpec], *, afresh: bool = False) -> None:
         """Make sure that `queues` exist, in this order, and survive what the broker promises.
+
+        Args:
+            queues: The queues.
+            afresh: Whether to ask the broker even if they were declared before: one may have been
+                deleted since.
 
         Raises:
             QueueRefused: One exists with other arguments; the message names both sides.

@@ -142,7 +142,7 @@ class QueueConsumer:
         self, *, task_status: trio.TaskStatus[Session] = trio.TASK_STATUS_IGNORED
     ) -> None:
         """Consume on one channel, to the end of its last job; started once it consumes."""
-        await self._broker.declare(self._names.specs())
+        await self._broker.declare(self._names.specs(), afresh=True)
         async with self._broker.open_channel() as channel:
             queues = (self._names.work, self._names.redelivered)
             session = Session(channel, queues, self._worker, self._staff)

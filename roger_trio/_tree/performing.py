@@ -5,16 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Awaitable, Callable
 from enum import Enum
-from typing import Any
+from typing import Any, Final
 
 import attrs
 import trio
 
 from .._errors import JobTimeout
-from .._jobs import outcome as o
+from .._jobs import function, outcome as o
 from .._jobs.envelope import Envelope
 from .._jobs.job import Job
 from .._jobs.signals import Bury, Discard, Retry, Snooze
+
+_MACHINERY: Final = frozenset((__name__, function.__name__))
+"""Modules of ours whose frames come before the user's."""
 
 
 class StopReason(Enum):
@@ -79,9 +82,14 @@ async def perform(job: Job, running: Running, threads: trio.CapacityLimiter) -> 
 def _without_our_frames(exc: BaseException) -> BaseException:
     """Let the traceback begin where the user's code does."""
     trace = exc.__traceback__
-    while trace is not None and trace.tb_frame.f_globals.get("__name__") == __name__:
+    while trace is not None and _is_machinery(trace.tb_frame.f_globals.get("__name__", "")):
         trace = trace.tb_next
-    return exc.with_traceback(trace)
+    return exc if trace is None else exc.with_traceback(trace)
+
+
+def _is_machinery(module: str) -> bool:
+    """Tell whether frames of a module stand between the worker and the user's function."""
+    return module in _MACHINERY or module.startswith(("trio.", "outcome."))
 
 
 async def _in_task(job: Job, running: Running) -> o.Outcome:

@@ -227,6 +227,10 @@ class Session:
             each.stop(StopReason.LOST)
         self.intake_ended.set()
 
+    async def flush(self) -> None:
+        """Wait until every settlement so far has left this process."""
+        await self._channel.flush()
+
     # Workers...
 
     def staff_up(self) -> None:

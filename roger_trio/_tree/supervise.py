@@ -20,7 +20,7 @@ class RestartPolicy:
     """Seconds before the first restart; doubled with each further one in the window."""
     max_delay: float = 30.0
     """Seconds between restarts at most."""
-    max_restarts: int | None = 10
+    max_restarts: int | None = 5
     """Restarts within the window before the failure goes on to the parent; None: it never does."""
     within: float = 60.0
     """The window, in seconds."""

@@ -9,7 +9,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from time import monotonic
-from typing import Any, Final, assert_never
+from typing import Any, Final, Protocol, assert_never
 
 import attrs
 import trio
@@ -58,6 +58,14 @@ class WorkerSettings:
     max_buried: int | None
 
 
+class Origin(Protocol):
+    """What brings deliveries: a session."""
+
+    async def flush(self) -> None:
+        """Wait until every settlement so far has left this process."""
+        ...
+
+
 class Worker:
     """Turns deliveries of one queue into outcomes and settles each exactly once.
 
@@ -74,8 +82,10 @@ class Worker:
         self._ended = trio.lowlevel.ParkingLot()
         self._limit = BuriedLimit(settings.broker, settings.names.buried, settings.max_buried)
         self._survived: set[str] = set()
+        self._moving: set[str] = set()
+        """Ids of jobs on their way to the redelivered ones, until the old delivery is settled."""
 
-    async def handle(self, delivery: Delivery, session: object) -> None:
+    async def handle(self, delivery: Delivery, session: Origin) -> None:
         """Turn a delivery into an outcome and settle it.
 
         Args:
@@ -99,7 +109,7 @@ class Worker:
             return
         current_envelope.set(envelope)
         current_client.set(settings.client)
-        if not delivery.redelivered or await self._admit(delivery, envelope):
+        if not came_back or await self._admit(delivery, envelope, session):
             await self._run(delivery, Running(envelope, session))
 
     # Running...
@@ -313,12 +323,11 @@ class Worker:
 
     # What was handed out before, or is no job...
 
-    async def _admit(self, delivery: Delivery, envelope: Envelope) -> bool:
+    async def _admit(self, delivery: Delivery, envelope: Envelope, session: Origin) -> bool:
         """Decide whether a redelivered job may start; if not, see to it."""
-        redelivered = self._settings.names.redelivered
         admission = o.admit(
             redelivered=delivery.redelivered,
-            in_redelivered_queue=delivery.queue == redelivered,
+            in_redelivered_queue=delivery.queue == self._settings.names.redelivered,
             deaths=envelope.deaths,
             survived=envelope.id in self._survived,
             max_deliveries=self._settings.max_deliveries,
@@ -326,16 +335,42 @@ class Worker:
         self._survived.discard(envelope.id)
         match admission:
             case o.Run():
+                await self._wait_moved(delivery, envelope)
                 return True
             case o.Requeue(deaths):
-                message = message_of(attrs.evolve(envelope, deaths=deaths))
-                if await self._publish(delivery, envelope, redelivered, message):
-                    self._ack(delivery, envelope)
+                again = attrs.evolve(envelope, deaths=deaths)
+                await self._move(delivery, again, session)
             case o.PutAway(error):
                 await self._conclude(delivery, envelope, None, o.BuryRequested(error), None)
             case _:
                 assert_never(admission)
         return False
+
+    async def _move(self, delivery: Delivery, envelope: Envelope, session: Origin) -> None:
+        """Publish a job to the redelivered ones, settle the old delivery, and let the new start.
+
+        Not sooner: a job that kills this process while the settlement has not left it would be in
+        the broker twice, each copy with deaths of its own.
+        """
+        self._moving.add(envelope.id)
+        try:
+            redelivered = self._settings.names.redelivered
+            if await self._publish(delivery, envelope, redelivered, message_of(envelope)):
+                self._ack(delivery, envelope)
+                with trio.move_on_after(SETTLE_TIMEOUT, shield=True):
+                    await session.flush()
+        finally:
+            self._moving.discard(envelope.id)
+            self._ended.unpark_all()
+
+    async def _wait_moved(self, delivery: Delivery, envelope: Envelope) -> None:
+        """Wait until the delivery this one comes from has been settled."""
+        try:
+            while envelope.id in self._moving:
+                await self._ended.park()
+        except trio.Cancelled:
+            await self._abandon(delivery, envelope)
+            raise
 
     async def _bury_foreign(self, delivery: Delivery, error: wire.NotAJob) -> None:
         """Bury a payload that is not a job, as it is, with the reason beside it."""
