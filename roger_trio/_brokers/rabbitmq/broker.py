@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final, NoReturn
 
+import attrs
 import trio
 import trio_asyncio
 from pamqp import commands as spec
@@ -36,6 +37,8 @@ from .publishing import Batch, Confirmation, write_all
 
 logger = logging.getLogger(__name__)
 
+QUEUE_HEADER: Final = "roger-queue"
+"""Header of a delayed message that names the queue it is for."""
 _PAUSE: Final = 0.05
 """Seconds before what a lost channel or connection left unconfirmed is sent again."""
 
@@ -122,13 +125,16 @@ class RabbitBroker:
 
     # Declaring...
 
-    async def declare(self, queues: Sequence[QueueSpec]) -> None:
+    async def declare(self, queues: Sequence[QueueSpec], *, afresh: bool = False) -> None:
         """Make sure that `queues` exist and are crash-safe.
 
         Raises:
             QueueRefused: One exists with other arguments; the message names both sides.
         """
         self._forget_after_reconnect()
+        if afresh:
+            for each in queues:
+                self._declared.pop(each.name, None)
         if any(each.name not in self._declared for each in queues):
             async with self._declaring:
                 for each in queues:
@@ -161,11 +167,9 @@ class RabbitBroker:
         connection = await self._consuming.wait_up()
         is_new = await _declare_quorum(connection, queue.name, arguments)
         if queue.takes_delayed:
-            last = topology.last_exchange(self._prefix)
-            await connection.control(
-                spec.Exchange.Declare(exchange=last, exchange_type="topic", durable=True)
-            )
+            await self._declare_last(connection)
             pattern = topology.destination_pattern(queue.name)
+            last = topology.last_exchange(self._prefix)
             await connection.control(
                 spec.Queue.Bind(queue=queue.name, exchange=last, routing_key=pattern)
             )
@@ -196,10 +200,7 @@ class RabbitBroker:
         self._note_declared(marker, is_new=is_new)
 
     async def _declare_levels(self, connection: Connection) -> None:
-        last = topology.last_exchange(self._prefix)
-        await connection.control(
-            spec.Exchange.Declare(exchange=last, exchange_type="topic", durable=True)
-        )
+        await self._declare_last(connection)
         for level in range(topology.LEVELS):
             name = topology.level_name(self._prefix, level)
             await connection.control(
@@ -216,6 +217,27 @@ class RabbitBroker:
                 spec.Exchange.Bind(destination=below, source=name, routing_key=past)
             )
 
+    async def _declare_last(self, connection: Connection) -> None:
+        """Declare where delayed messages end, and the queue for those that have no other."""
+        last, other = topology.last_exchange(self._prefix), topology.unroutable(self._prefix)
+        if last in self._declared:
+            return
+        arguments = topology.queue_arguments(QueueSpec(name=other))
+        is_new = await _declare_quorum(connection, other, arguments)
+        await connection.control(
+            spec.Exchange.Declare(exchange=other, exchange_type="fanout", durable=True)
+        )
+        await connection.control(spec.Queue.Bind(queue=other, exchange=other))
+        await connection.control(
+            spec.Exchange.Declare(
+                exchange=last,
+                exchange_type="topic",
+                durable=True,
+                arguments=dict(topology.last_arguments(self._prefix)),
+            )
+        )
+        self._note_declared(last, is_new=is_new)
+
     # Publishing...
 
     async def publish(self, queue: str, message: Message, *, delay: float = 0.0) -> None:
@@ -226,7 +248,7 @@ class RabbitBroker:
         self, queue: str, messages: Sequence[Message], *, delay: float = 0.0
     ) -> None:
         """Publish all, pipelined and in order; return when all are confirmed."""
-        batch = Batch(messages)
+        batch = Batch(_addressed(queue, messages) if delay > 0 else messages)
         while batch.left:
             try:
                 await self._publish_once(queue, delay, batch)
@@ -271,7 +293,8 @@ class RabbitBroker:
         logger.warning("queue %r: %s; declaring it again", queue, missing)
         target = self._specs.get(known.dead_letter or "")
         specs = (known,) if target is None else (target, known)
-        for name in (*(each.name for each in specs), topology.marker_exchange(self._prefix)):
+        ways = (topology.marker_exchange(self._prefix), topology.last_exchange(self._prefix))
+        for name in (*(each.name for each in specs), *ways):
             self._declared.pop(name, None)
         self._levels_doubted = True
         await self.declare(specs)
@@ -316,6 +339,14 @@ class RabbitBroker:
     async def _control(self, frame: Any) -> Any:
         connection = await self._consuming.wait_up()
         return await connection.control(frame)
+
+
+def _addressed(queue: str, messages: Sequence[Message]) -> Sequence[Message]:
+    """Write on delayed messages where they go, which their routing key does not say in words."""
+    return [
+        attrs.evolve(each, headers={**(each.headers or {}), QUEUE_HEADER: queue})
+        for each in messages
+    ]
 
 
 async def _declare_quorum(connection: Connection, name: str, arguments: topology.Arguments) -> bool:

@@ -19,18 +19,21 @@ logger = logging.getLogger(__name__)
 _FIRST_DELAY: Final = 0.1
 _MAX_DELAY: Final = 4.0
 """Seconds between attempts at most: a broker that returns is found within a few."""
+_MAX_REFUSED_DELAY: Final = 30.0
+"""The same while the broker refuses us, which only its operator can change."""
 _STEADY: Final = 10.0
 """Seconds a connection must last for the next loss to count as the first."""
 
 
-def backoff(failures: int, chance: float) -> float:
+def backoff(failures: int, chance: float, *, most: float = _MAX_DELAY) -> float:
     """Decide how long to wait after so many failures in a row.
 
     Args:
         failures: Attempts that failed since the last steady connection, from 1.
         chance: A random number from 0 to 1, so that many nodes do not return in step.
+        most: Seconds to wait at most.
     """
-    return min(_MAX_DELAY, _FIRST_DELAY * 2.0 ** min(failures - 1, 16)) * (0.5 + chance / 2)
+    return min(most, _FIRST_DELAY * 2.0 ** min(failures - 1, 16)) * (0.5 + chance / 2)
 
 
 class Link:
@@ -82,7 +85,8 @@ class Link:
             except BrokerError as exc:
                 lasted = trio.current_time() - started
                 failures = 1 if self.generation and lasted > _STEADY else failures + 1
-                delay = backoff(failures, random.random())
+                most = _MAX_REFUSED_DELAY if isinstance(exc, ConnectionRefused) else _MAX_DELAY
+                delay = backoff(failures, random.random(), most=most)
                 self._report(exc, delay)
                 await trio.sleep(delay)
 
@@ -110,5 +114,9 @@ class Link:
             await connection.close()
 
     def _report(self, exc: BrokerError, delay: float) -> None:
-        level = logging.ERROR if isinstance(exc, ConnectionRefused) else logging.WARNING
+        if isinstance(exc, ConnectionRefused):
+            # Of the first attempt it is the caller's error, and told as that.
+            level = logging.ERROR if self.generation else logging.DEBUG
+        else:
+            level = logging.WARNING
         logger.log(level, "no connection to the broker: %s; trying again in %.1f s", exc, delay)

@@ -79,6 +79,19 @@ def last_exchange(prefix: str) -> str:
     return f"{prefix}roger.delay.done"
 
 
+def unroutable(prefix: str) -> str:
+    """Return the queue, and the exchange before it, for messages whose queue was deleted.
+
+    Without it they would stay at the end of their level, and hold up those behind them.
+    """
+    return f"{prefix}roger.delay.unroutable"
+
+
+def last_arguments(prefix: str) -> Arguments:
+    """Return the arguments the last exchange is declared with."""
+    return {"alternate-exchange": unroutable(prefix)}
+
+
 def marker_exchange(prefix: str) -> str:
     """Return the exchange that is declared last: where it exists, all levels do."""
     return f"{prefix}roger.delay.ready-{LEVELS}"
