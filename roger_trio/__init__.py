@@ -35,14 +35,15 @@ from ._errors import (
     RogerError as RogerError,
     UnknownJob as UnknownJob,
 )
-from ._info import QueueInfo as QueueInfo
+from ._info import VERSION, QueueInfo as QueueInfo
 from ._jobs.callbacks import Callbacks as Callbacks
 from ._jobs.context import current_job as current_job
 from ._jobs.envelope import Envelope as Envelope, JobError as JobError
 from ._jobs.function import JobFunction as JobFunction, job as job
 from ._jobs.job import Job as Job, JobOptions as JobOptions
+from ._jobs.outcome import WorkerDied as WorkerDied
 from ._jobs.signals import Bury as Bury, Discard as Discard, Retry as Retry, Snooze as Snooze
 from ._tree.node import Node as Node
 from ._tree.serve import serve as serve
 
-__version__ = "0.1.0"
+__version__ = VERSION

@@ -234,8 +234,8 @@ class Client:
         """
         names = self._names(partition, queue)
         with self._looking(partition, queue):
-            await self._broker.declare(names.specs())
             left = (await self._broker.count(names.buried)).messages
+            await self._broker.declare(names.specs())
         if ids is not None:
             with self._looking(partition, queue):
                 return await self._replay_batch(names, partition, queue, left, frozenset(ids))

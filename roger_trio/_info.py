@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import attrs
+
+VERSION: Final = "0.1.0"
+"""The version of this package."""
 
 
 @attrs.frozen(kw_only=True)

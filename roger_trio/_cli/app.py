@@ -9,11 +9,11 @@ from typing import Annotated, Any, Final
 import typer
 
 from .._errors import RogerError
+from .._info import VERSION
 from . import enqueue, looking, purge, replay, serve
 from .errors import Refused
 from .examples import with_examples
 from .output import has_colours, printable, say
-from .version import VERSION
 
 COMMANDS: Final[tuple[Callable[..., None], ...]] = (
     serve.serve,

@@ -12,13 +12,13 @@ import typer
 
 from .._config import Config
 from .._errors import RogerError
+from .._info import VERSION
 from .._tree.serve import serve as serve_node
 from .errors import Refused
 from .examples import with_examples
 from .loading import load_config
 from .logs import LogFormat, LogLevel, set_up_logs
 from .options import App, Imports
-from .version import VERSION
 
 logger = logging.getLogger(__name__)
 

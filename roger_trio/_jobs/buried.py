@@ -35,19 +35,23 @@ def error_of(exc: BaseException) -> JobError:
         exc: The exception. Of a long message the beginning is kept, of a long traceback the end,
             as both travel in a message header.
     """
-    kind = type(exc)
-    name = (
-        kind.__qualname__
-        if kind.__module__ == "builtins"
-        else (f"{kind.__module__}:{kind.__qualname__}")
-    )
     text = "".join(traceback.format_exception(exc)) if exc.__traceback__ or exc.__cause__ else ""
     return JobError(
-        type=name,
+        type=_type_name(type(exc)),
         message=_printable(text_of(exc))[:_MAX_MESSAGE],
         traceback=_printable(text)[-_MAX_TRACEBACK:],
         buried_at=datetime.now(UTC),
     )
+
+
+def _type_name(kind: type[BaseException]) -> str:
+    """Name an exception's type as one would import it."""
+    module = kind.__module__
+    if module == "builtins":
+        return kind.__qualname__
+    package = __name__.partition(".")[0]
+    public = package if module.startswith(f"{package}._") else module
+    return f"{public}:{kind.__qualname__}"
 
 
 def errors_of(exc: BaseException) -> tuple[JobError, JobError]:
