@@ -62,9 +62,17 @@ def amqp_url(prefix: str, created_queues: set[str], created_exchanges: set[str])
 
 
 @pytest.fixture
-def partition() -> str:
-    """Return a partition name that no other test uses."""
-    return f"p{secrets.token_hex(3)}"
+def partition(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Return a partition name that no other test uses; its usual queues go with the test.
+
+    Not with the run: a broker with a low limit of open files takes no connection any more once
+    there are some hundred quorum queues.
+    """
+    name = f"p{secrets.token_hex(3)}"
+    yield name
+    if "amqp_url" in request.fixturenames:
+        work = f"{request.getfixturevalue('prefix')}{name}"
+        rabbitmq.delete_partition(request.getfixturevalue("amqp_url"), work)
 
 
 @pytest.fixture(scope="module")

@@ -346,6 +346,23 @@ def _can_start_one(reasons: list[str]) -> bool:
     return find_program("rabbitmq-server") is not None
 
 
+QUEUES = ("default", "other", "mail", "images", "a", "b", "q", "kept")
+"""What tests call the queues of a partition; others go when the run ends."""
+
+
+def delete_partition(url: str, name: str) -> None:
+    """Delete the usual queues of a partition; those that are not there do no harm.
+
+    Args:
+        url: The broker.
+        name: Prefix and partition.
+    """
+    with AmqpSession(url) as session:
+        for queue in QUEUES:
+            for kind in ("", ".redelivered", ".buried"):
+                session.delete_queue(f"{name}-{queue}{kind}")
+
+
 def sweep(url: str, prefix: str, queues: set[str], exchanges: set[str]) -> None:
     """Delete the named queues and exchanges, and all others of this prefix that can be listed."""
     parts = urlsplit(url)

@@ -60,7 +60,7 @@ async def test_a_job_that_takes_too_long_is_cancelled_and_counts_as_failed(
     assert (hub.count("began"), hub.count("cleanup")) == (2, 2)
     assert [type(each) for each in errors] == [roger.JobTimeout] * 2
     assert envelope.error is not None
-    assert envelope.error.type == "roger_trio._errors:JobTimeout"
+    assert envelope.error.type == "roger_trio:JobTimeout"
 
 
 async def _is_buried(node: roger.Client, setup: Setup, count: int) -> bool:
