@@ -60,6 +60,8 @@ class QueueSpec:
     """Queue that gets a message which came back more often than the broker bears."""
     takes_delayed: bool = False
     """Whether delayed publishes may end in this queue."""
+    single_active: bool = False
+    """Whether one consumer gets all deliveries, until it goes and the next one does."""
 
 
 @attrs.frozen
