@@ -80,6 +80,7 @@ class QueueCount:
     messages: int
     """Messages ready for delivery; those on loan are not counted."""
     consumers: int
+    """Consumers that get messages; of a single-active queue's only the active one is counted."""
 
 
 class Delivery(Protocol):

@@ -5,9 +5,13 @@ They are forked from a server that has imported everything, so that hundreds cos
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
 import os
 import random
+import resource
+import signal
+import time
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from multiprocessing.context import ForkServerProcess
@@ -15,7 +19,7 @@ from typing import Any
 
 import trio
 
-from roger_trio._brokers.base import Broker, Delivery, Message, QueueSpec
+from roger_trio._brokers.base import Broker, Delivery, Message, PublishRefused, QueueSpec
 from roger_trio._brokers.embedded.open import open_sqlite_broker
 
 context = multiprocessing.get_context("forkserver")
@@ -132,7 +136,6 @@ async def idle(report: Report, path: str, queues: int) -> None:
 
 async def echo(report: Report, path: str, queue: str) -> None:
     """Acknowledge messages as they come, and report when that was."""
-    import time
 
     def answer(delivery: Delivery) -> None:
         report(f"{time.monotonic()!r}")
@@ -225,3 +228,39 @@ async def _purge(broker: Broker) -> None:
     while True:
         await broker.publish("r", Message(b"to be purged"))
         await broker.purge("r")
+
+
+async def publish_and_die(_report: Report, path: str) -> None:
+    """Commit a message, and die before anybody is told."""
+    broker = open_sqlite_broker(path)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(broker.run)
+        wake = functools.partial(os.kill, os.getpid(), signal.SIGKILL)
+        broker._pump.stir_queues = lambda queues: wake() if queues else None  # type: ignore[method-assign]
+        await broker.publish("q", Message(b"orphan"))
+
+
+async def fill(report: Report, path: str) -> None:
+    """Publish until no more fits, settle one, and publish again once there is room."""
+    inbox: list[Delivery] = []
+    async with running(path, "q") as broker, broker.open_channel() as channel:
+        _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, hard))
+        number = 0
+        try:
+            while True:
+                await broker.publish("q", Message(b"x" * 20_000))
+                number += 1
+                report(f"confirmed {number}")
+        except PublishRefused as exc:
+            report(f"refused: {exc}")
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+        await channel.subscribe("q", prefetch=1, on_delivery=inbox.append)
+        while not inbox:
+            await trio.lowlevel.checkpoint()
+        inbox[0].ack()
+        await channel.unsubscribe()
+        await channel.flush()
+        report("acked")
+        await broker.publish("q", Message(b"again"))
+        report("confirmed again")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import random
 import sqlite3
 from collections import Counter
 from pathlib import Path
 
-import trio
+from roger_trio._brokers.base import Broker, Delivery
+from tests.conformance.kit import settles_at
 
 from . import children
 from .children import Child, child, running
@@ -72,15 +74,14 @@ async def check_all_comes_back(path: Path, ledger: Ledger) -> None:
     got: list[str] = []
     async with running(str(path), "q") as broker, broker.open_channel() as channel:
 
-        def take(delivery: children.Delivery) -> None:
+        def take(delivery: Delivery) -> None:
             got.append(delivery.body.decode())
             delivery.ack()
 
         await channel.subscribe("q", prefetch=100, on_delivery=take)
         missing = ledger.said["published"] - ledger.said["taken"]
-        with trio.fail_after(10):
-            while (await broker.count("q")).messages or not missing <= set(got):
-                await trio.sleep(0.05)
+        await settles_at(0, lambda: _ready(broker))
+        await settles_at(set(), lambda: missing - set(got))
         await channel.flush()
     assert len(got) == len(set(got))
     connection = sqlite3.connect(path)
@@ -88,7 +89,11 @@ async def check_all_comes_back(path: Path, ledger: Ledger) -> None:
         left = f"SELECT count(*) FROM {table} WHERE {queue_of(table)}"
         assert connection.execute(left).fetchone() == (0,), table
     connection.close()
-    assert list(Path(f"{path}-processes").iterdir()) == []
+    assert os.listdir(f"{path}-processes") == []  # noqa: PTH208 -- in an async function
+
+
+async def _ready(broker: Broker) -> int:
+    return (await broker.count("q")).messages
 
 
 def queue_of(table: str) -> str:

@@ -17,6 +17,7 @@ from ..base import (
     Delivery,
     Message,
     MessageTooLarge,
+    PublishRefused,
     QueueCount,
     QueueSpec,
 )
@@ -32,6 +33,8 @@ _CLOSE_TIMEOUT: Final = 10.0
 """Seconds to wait for the database when something ends."""
 _PURGED_AT_ONCE: Final = 20_000
 """Messages deleted in one transaction, so that others get their turn in between."""
+MAX_DELAY: Final = 10 * 365 * 86400.0
+"""Longest delay, in seconds."""
 MAX_BODY: Final = 128 * 1024 * 1024
 """Bytes of the largest message, as in RabbitMQ 3.10."""
 
@@ -175,21 +178,14 @@ class EmbeddedBroker:
             self._presence.leave(is_clean=is_clean)
 
     def _close(self) -> None:
-        """Take no more calls; those that wait to be taken end."""
+        """Take no more calls: as with any broker that cannot be reached, they wait."""
         self._closed = True
-        up, self._up = self._up, trio.Event()
-        up.set()
+        self._up = trio.Event()
 
     async def _wait_open(self) -> None:
-        """Wait until the database is open.
-
-        Raises:
-            ConnectionLost: The broker is closed.
-        """
-        if not self._up.is_set() and not self._closed:
+        """Wait until the database is open; once it is closed, that is never again."""
+        if not self._up.is_set():
             await self._up.wait()
-        if self._closed:
-            raise ConnectionLost(f"{self._where} is closed")
 
     async def _call(self, work: Callable[[Engine], T]) -> T:
         """Run a piece of work in a transaction, once the database is open."""
@@ -254,8 +250,13 @@ class EmbeddedBroker:
         """Publish all in one transaction: all are kept, or none; see `Broker`."""
         for message in messages:
             _check_size(message.body)
+        if delay > MAX_DELAY:
+            raise PublishRefused(f"a delay of {delay:g} s; at most {MAX_DELAY:g} s are possible")
         due = self._now() + delay if delay > 0 else None
-        await self._call(lambda engine: engine.publish(queue, messages, due))
+        try:
+            await self._call(lambda engine: engine.publish(queue, messages, due))
+        except ConnectionLost:  # The broker was closed before it was done.
+            await trio.sleep_forever()
 
     # Consuming, looking, counting...
 

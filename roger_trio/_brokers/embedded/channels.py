@@ -6,6 +6,7 @@ Nothing here touches the database: what was settled is noted, and the pump sees 
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from secrets import randbits
 from typing import NoReturn, Protocol
@@ -14,6 +15,8 @@ import trio
 
 from ..base import AlreadySettled, ConnectionLost, Delivery
 from .engine import Row
+
+logger = logging.getLogger(__name__)
 
 _NUMBER_BITS = 62  # SQLite's integers have 63 and a sign.
 
@@ -165,9 +168,17 @@ class EmbeddedChannel:
             if subscription in self.subscriptions:
                 subscription.lent += 1
                 delivery = EmbeddedDelivery(self, row, subscription.queue, subscription)
-                subscription.on_delivery(delivery)
+                self._hand_over(delivery, subscription)
             elif self.lost is None:
                 self.settle(self.returned, row.id)
+
+    def _hand_over(self, delivery: Delivery, subscription: Subscription) -> None:
+        try:
+            subscription.on_delivery(delivery)
+        except Exception:  # A bug of one consumer must not cost all others the broker.
+            logger.exception("queue %r: a delivery could not be handed over", delivery.queue)
+            text = f"a delivery of queue {delivery.queue!r} could not be handed over"
+            self.lose(ConnectionLost(text))
 
     def lose(self, error: ConnectionLost) -> None:
         """Take the channel for gone; what was settled before holds."""
@@ -187,10 +198,8 @@ class EmbeddedChannel:
         raise ConnectionLost(str(self.lost))
 
     async def flush(self) -> None:
-        """Wait until every settlement so far is committed.
-
-        Raises:
-            ConnectionLost: The broker was closed before.
-        """
-        self.check_open()
+        """Wait until every settlement so far is committed; on a lost channel there are none."""
+        if self.lost is not None:
+            await trio.lowlevel.checkpoint()
+            return
         await self._servant.wait_settled()

@@ -35,6 +35,7 @@ CREATE TABLE queues (
     id INTEGER PRIMARY KEY,
     name TEXT NOT NULL UNIQUE,
     single_active INTEGER NOT NULL,
+    takes_delayed INTEGER NOT NULL DEFAULT 0,
     spec TEXT NOT NULL
 );
 CREATE TABLE channels (
@@ -91,7 +92,7 @@ CREATE TABLE clock (
 def open_memory() -> sqlite3.Connection:
     """Open a database that ends with its connection."""
     _check_library()
-    connection = sqlite3.connect(":memory:", isolation_level=None)
+    connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
     _create(connection)
     return connection
 

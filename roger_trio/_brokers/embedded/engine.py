@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 
 import attrs
 
-from ..base import Message, QueueCount, QueueMissing, QueueRefused, QueueSpec
+from ..base import Message, PublishRefused, QueueCount, QueueMissing, QueueRefused, QueueSpec
 
 _PROMOTED_AT_ONCE: Final = 1000
 """Delayed messages moved in one transaction; the rest follow in the next."""
@@ -103,6 +103,9 @@ class Engine:
                 "INSERT OR IGNORE INTO queues (name, single_active, spec) VALUES (?, ?, ?)",
                 (queue.name, int(queue.single_active), wanted),
             )
+            if queue.takes_delayed:
+                allow = "UPDATE queues SET takes_delayed = 1 WHERE name = ? AND NOT takes_delayed"
+                self._db.execute(allow, (queue.name,))
             select = "SELECT spec FROM queues WHERE name = ?"
             (found,) = self._db.execute(select, (queue.name,)).fetchone()
             if found != wanted:
@@ -127,13 +130,17 @@ class Engine:
         return self._ids[name]
 
     def count(self, name: str) -> QueueCount:
-        """Count the messages that are ready and the consumers."""
+        """Count the messages that are ready, and the consumers that get any."""
         queue = self.queue_id(name)
         ready = "SELECT count(*) FROM messages WHERE queue = ? AND channel IS NULL"
         (messages,) = self._db.execute(ready, (queue,)).fetchone()
-        consuming = "SELECT count(*) FROM consumers WHERE queue = ?"
-        (consumers,) = self._db.execute(consuming, (queue,)).fetchone()
-        return QueueCount(messages=messages, consumers=consumers)
+        consuming = (
+            "SELECT count(*), (SELECT single_active FROM queues WHERE id = ?1) "
+            "FROM consumers WHERE queue = ?1"
+        )
+        consumers, single_active = self._db.execute(consuming, (queue,)).fetchone()
+        active = min(1, consumers) if single_active else consumers
+        return QueueCount(messages=messages, consumers=active)
 
     def purge(self, name: str, limit: int) -> int:
         """Delete up to `limit` of what is ready; return how many that was."""
@@ -147,8 +154,14 @@ class Engine:
     # Messages...
 
     def publish(self, name: str, messages: Iterable[Message], due: float | None) -> None:
-        """Keep messages: ready at once, or at `due`."""
+        """Keep messages: ready at once, or at `due`.
+
+        Raises:
+            PublishRefused: The queue was not declared to take delayed messages.
+        """
         queue = self.queue_id(name)
+        if due is not None:
+            self._check_takes_delayed(queue, name)
         rows = ((queue, each.message_id, _dump_headers(each), each.body, due) for each in messages)
         if due is None:
             self._db.executemany(
@@ -162,6 +175,12 @@ class Engine:
                 rows,
             )
         self._stirred.add(queue)
+
+    def _check_takes_delayed(self, queue: int, name: str) -> None:
+        find = "SELECT takes_delayed FROM queues WHERE id = ?"
+        (takes_delayed,) = self._db.execute(find, (queue,)).fetchone()
+        if not takes_delayed:
+            raise PublishRefused(f"queue {name!r} is not one that takes delayed messages")
 
     def promote(self, now: float) -> float | None:
         """Put delayed messages whose time has come at the tail of their queues, in order.

@@ -39,7 +39,7 @@ def test_setting_the_wall_clock_moves_no_delay(
     """When the wall clock is set, clocks that run go on, and new ones agree with them."""
     first = in_tune(database)
     before = first.now()
-    monkeypatch.setattr(module.time, "time", lambda: 5.0)
+    monkeypatch.setattr(time, "time", lambda: 5.0)
     assert first.now() == pytest.approx(before, abs=1.0)
     assert in_tune(database).now() == pytest.approx(before, abs=1.0)
 
@@ -51,7 +51,7 @@ def test_a_start_of_the_machine_takes_the_wall_clock_anew(
     in_tune(database)
     monkeypatch.setattr(module, "_boot_id", lambda: "another")
     monkeypatch.setattr(module, "_uptime", lambda: 3.0)
-    monkeypatch.setattr(module.time, "time", lambda: 1000.0)
+    monkeypatch.setattr(time, "time", lambda: 1000.0)
     assert in_tune(database).now() == 1000.0
     assert database.execute("SELECT boot FROM clock").fetchall() == [("another",)]
 
@@ -61,5 +61,5 @@ def test_without_a_boot_id_it_is_the_wall_clock(
 ) -> None:
     """A system that does not tell its starts apart has the wall clock."""
     monkeypatch.setattr(module, "_boot_id", lambda: None)
-    monkeypatch.setattr(module.time, "time", lambda: 7.0)
+    monkeypatch.setattr(time, "time", lambda: 7.0)
     assert in_tune(database).now() == 7.0

@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 
 from roger_trio._brokers.base import ConnectionRefused
-from roger_trio._brokers.embedded import database as module
 from roger_trio._brokers.embedded.clock import SharedClock
 from roger_trio._brokers.embedded.database import SCHEMA_VERSION, open_file
 
@@ -39,7 +38,7 @@ def refused(path: Path) -> str:
 def fingerprint(path: Path) -> tuple[str, list[str]]:
     """Return what tells whether a file or its folder has been changed."""
     content = path.read_bytes() if path.is_file() else b""
-    names = sorted(os.listdir(path.parent)) if path.parent.is_dir() else []
+    names = sorted(each.name for each in path.parent.iterdir()) if path.parent.is_dir() else []
     return hashlib.sha256(content).hexdigest(), names
 
 
@@ -172,7 +171,7 @@ ROOT = Path(__file__).parents[4]
 
 def test_an_old_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A SQLite that cannot do what is needed is refused, and both versions are named."""
-    monkeypatch.setattr(module.sqlite3, "sqlite_version_info", (3, 34, 1))
-    monkeypatch.setattr(module.sqlite3, "sqlite_version", "3.34.1")
+    monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 34, 1))
+    monkeypatch.setattr(sqlite3, "sqlite_version", "3.34.1")
     with pytest.raises(ConnectionRefused, match=r"3\.35\.0 or newer, got 3\.34\.1"):
         opened(tmp_path / "roger.db")

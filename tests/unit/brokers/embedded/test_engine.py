@@ -10,7 +10,7 @@ import pytest
 from hypothesis import settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from roger_trio._brokers.base import Message, QueueMissing, QueueRefused, QueueSpec
+from roger_trio._brokers.base import Message, PublishRefused, QueueMissing, QueueRefused, QueueSpec
 from roger_trio._brokers.embedded.database import open_memory
 from roger_trio._brokers.embedded.engine import Engine, News
 
@@ -27,7 +27,13 @@ def database() -> Iterator[sqlite3.Connection]:
 def engine(database: sqlite3.Connection) -> Engine:
     """Return an engine with queue ``q`` and the single-active queue ``single``."""
     engine = Engine(database)
-    engine.declare([QueueSpec(name="q"), QueueSpec(name="single", single_active=True)])
+    engine.declare(
+        [
+            QueueSpec(name="q", takes_delayed=True),
+            QueueSpec(name="single", single_active=True, takes_delayed=True),
+            QueueSpec(name="plain"),
+        ]
+    )
     return engine
 
 
@@ -118,6 +124,15 @@ def test_only_the_borrower_settles(engine: Engine) -> None:
     engine.settle(1, [], [row.id])
     engine.settle(1, [row.id], [])
     assert bodies(engine, 1, queue) == [b"a"]
+
+
+def test_a_queue_that_takes_no_delayed_messages(engine: Engine) -> None:
+    """Delayed messages are refused where they were not declared, until they are."""
+    with pytest.raises(PublishRefused, match="'plain' is not one that takes delayed"):
+        publish(engine, "plain", b"x", due=1.0)
+    engine.declare([QueueSpec(name="plain", takes_delayed=True)])
+    engine.declare([QueueSpec(name="plain")])
+    publish(engine, "plain", b"x", due=1.0)
 
 
 def test_promotion_keeps_the_order_of_time(engine: Engine) -> None:
@@ -229,7 +244,10 @@ class EngineMachine(RuleBasedStateMachine):
         self.database = open_memory()
         self.engine = Engine(self.database)
         self.engine.declare(
-            [QueueSpec(name=name, single_active=name == "single") for name in QUEUES]
+            [
+                QueueSpec(name=name, single_active=name == "single", takes_delayed=True)
+                for name in QUEUES
+            ]
         )
         self.items: dict[str, list[Item]] = {name: [] for name in QUEUES}
         self.delayed: list[tuple[float, int, str, bytes]] = []
@@ -367,7 +385,9 @@ class EngineMachine(RuleBasedStateMachine):
         for queue in QUEUES:
             count = self.engine.count(queue)
             ready = sum(item.channel is None for item in self.items[queue])
-            assert (count.messages, count.consumers) == (ready, len(self.consumers[queue]))
+            consumers = len(self.consumers[queue])
+            active = min(1, consumers) if queue == "single" else consumers
+            assert (count.messages, count.consumers) == (ready, active)
 
 
 TestEngineAgainstModel = EngineMachine.TestCase

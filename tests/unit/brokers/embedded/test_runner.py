@@ -24,6 +24,7 @@ from roger_trio._brokers.embedded.clock import SharedClock
 from roger_trio._brokers.embedded.database import open_file, open_memory
 from roger_trio._brokers.embedded.engine import Engine, News
 from roger_trio._brokers.embedded.runner import InlineRunner, ThreadRunner, transact
+from tests.conformance.kit import settles_at
 
 
 class Gate:
@@ -139,15 +140,14 @@ async def test_news_of_a_cancelled_call_are_told(tmp_path: Path) -> None:
 async def test_what_was_asked_is_done_before_the_end(tmp_path: Path) -> None:
     """Cancelled with work in hand and waiting, the runner does it first."""
     path = tmp_path / "db"
-    async with trio.open_nursery() as publishers:
-        async with running(path) as runner:
-            gate = Gate()
-            publishers.start_soon(runner.call, gate)
-            await gate.reached.wait()
-            for each in range(10):
-                publishers.start_soon(publish, runner, "q", b"%d" % each)
-            await wait_all_tasks_blocked()
-            gate.open()
+    async with trio.open_nursery() as publishers, running(path) as runner:
+        gate = Gate()
+        publishers.start_soon(runner.call, gate)
+        await gate.reached.wait()
+        for each in range(10):
+            publishers.start_soon(publish, runner, "q", b"%d" % each)
+        await wait_all_tasks_blocked()
+        gate.open()
     connection = sqlite3.connect(path)
     assert connection.execute("SELECT count(*) FROM messages").fetchone() == (10,)
     connection.close()
@@ -165,9 +165,7 @@ async def test_it_waits_for_another_writer(
         other.execute("BEGIN IMMEDIATE")
         async with trio.open_nursery() as nursery:
             nursery.start_soon(publish, runner, "q", b"x")
-            while not runner.trouble:
-                await trio.sleep(0.01)
-            assert "locked by another process" in runner.trouble
+            await settles_at("the database is locked by another process", lambda: runner.trouble)
             other.execute("COMMIT")
         assert runner.trouble == ""
         assert await ready(runner) == 1
@@ -248,8 +246,13 @@ async def test_inline_work_is_done_or_not_begun() -> None:
         scope.cancel()
         await runner.call(lambda _: calls.append(1))
     assert calls == []
+
+    def both(_: Engine) -> None:
+        calls.append(1)
+        scope.cancel()
+
     with trio.CancelScope() as scope:
-        await runner.call(lambda _: (calls.append(1), scope.cancel()))
+        await runner.call(both)
         calls.append(2)
     assert calls == [1, 2]
     connection.close()
