@@ -113,6 +113,15 @@ def test_three_ways_to_name_a_broker_are_the_same(tmp_path: Path) -> None:
     assert by_url == roger.Config.load(tmp_path / "roger.toml", environ={}).broker_config()
 
 
+def test_links_of_the_readme_lead_somewhere() -> None:
+    """A relative link in the README names something in the repository."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    links = re.findall(r"\]\((?!https?://)([^)#]+)", text)
+
+    assert len(links) > 10
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
 # Tables
 
 
@@ -137,7 +146,7 @@ def test_table_has_every_option_and_its_default(heading: str, options: type[Any]
     for row, field in zip(rows, fields, strict=True):
         if row[2] != "none":
             shown = ast.literal_eval(row[2].strip("`"))
-            default = {} if isinstance(field.default, attrs.Factory) else field.default  # type: ignore[arg-type]
+            default = {} if isinstance(field.default, attrs.Factory) else field.default
             assert shown == default, row
 
 

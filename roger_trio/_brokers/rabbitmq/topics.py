@@ -16,9 +16,9 @@ from pamqp import commands as spec
 from ..base import BrokerError, ConnectionLost, Delivery, QueueMissing
 from ..listening import MAX_UNREAD, Listener
 from . import topology
-from .channels import Confirmation
 from .connection import Connection
 from .link import Link
+from .publishing import Confirmation
 
 _PAUSE: Final = 0.05
 """Seconds before a lost connection is asked for again."""
