@@ -221,6 +221,7 @@ class EmbeddedBroker:
                     trouble = str(exc)
                     logger.error("%s: the dead cannot be looked for: %s", self._where, trouble)
             await trio.sleep(self._presence.interval)
+            self._pump.check_due()
 
     async def _take_back(self, process: str) -> None:
         channels = await self._call(lambda engine: engine.close_process(process))

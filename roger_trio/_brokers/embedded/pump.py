@@ -97,6 +97,11 @@ class Pump:
         self._stir_subscriptions(None)
         self.stir()
 
+    def check_due(self) -> None:
+        """Look at the clock: while the machine is suspended it goes on, and waits do not."""
+        if self._now() >= self._next_due:
+            self.stir()
+
     def stir_queues(self, queues: frozenset[int]) -> None:
         """These queues may have something."""
         if queues:
