@@ -10,43 +10,15 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterable, Sequence
-from typing import Final, NamedTuple
-
-import attrs
+from typing import Final
 
 from ..base import Message, PublishRefused, QueueCount, QueueMissing, QueueRefused, QueueSpec
+from .values import Broadcast, News, Row
 
 _PROMOTED_AT_ONCE: Final = 1000
 """Delayed messages moved in one transaction; the rest follow in the next."""
 _MAX_POST: Final = 1000
 """Broadcasts that wait for a process; one that collects no more loses the newest."""
-
-
-class Row(NamedTuple):
-    """A message on loan."""
-
-    id: int
-    body: bytes
-    message_id: str
-    headers: str | None
-    deliveries: int
-
-
-class Broadcast(NamedTuple):
-    """What was said to a process that listens."""
-
-    topic: str
-    body: bytes
-
-
-@attrs.frozen
-class News:
-    """What a transaction changed that others wait for."""
-
-    queues: frozenset[int] = frozenset()
-    """Queues that got messages, or whose messages are for another consumer now."""
-    processes: frozenset[str] = frozenset()
-    """Those who consume them, and those who have broadcasts to collect."""
 
 
 class Engine:
@@ -259,7 +231,7 @@ class Engine:
 
         Args:
             channel: Its number, which the process has drawn at random.
-            process: Who takes back what is on loan to it when the process dies, is decided by this.
+            process: Whose it is: when that one dies, what is on loan to the channel goes back.
         """
         self._db.execute("INSERT INTO channels (id, process) VALUES (?, ?)", (channel, process))
 

@@ -18,8 +18,9 @@ import trio
 
 from ..base import BrokerError, ConnectionLost
 from .channels import EmbeddedChannel, Subscription
-from .engine import Broadcast, Engine, Row
+from .engine import Engine
 from .runner import Runner
+from .values import Broadcast, Row
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,8 @@ import outcome
 import trio
 
 from ..base import BrokerError, ConnectionLost, PublishRefused
-from .engine import Engine, News
+from .engine import Engine
+from .values import News
 
 logger = logging.getLogger(__name__)
 
