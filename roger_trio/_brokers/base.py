@@ -1,4 +1,4 @@
-"""What a broker is to the rest of roger_trio: six verbs over queue names and bytes.
+"""What a broker is to the rest of roger_trio: a few verbs over queue names and bytes.
 
 Everything above this seam speaks these protocols only. They are private and may change; the
 conformance suite in ``tests/conformance`` says what an implementation must do.
@@ -60,6 +60,8 @@ class QueueSpec:
     """Queue that gets a message which came back more often than the broker bears."""
     takes_delayed: bool = False
     """Whether delayed publishes may end in this queue."""
+    single_active: bool = False
+    """Whether one consumer gets all deliveries, until it goes and the next one does."""
 
 
 @attrs.frozen
@@ -78,6 +80,7 @@ class QueueCount:
     messages: int
     """Messages ready for delivery; those on loan are not counted."""
     consumers: int
+    """Consumers that get messages; of a single-active queue's only the active one is counted."""
 
 
 class Delivery(Protocol):
@@ -110,7 +113,7 @@ class Delivery(Protocol):
 
     @property
     def redelivered(self) -> bool:
-        """Whether the broker has handed it out before, to a consumer or for a look."""
+        """Whether the broker has handed it out before: to a consumer, or on RabbitMQ for a look."""
         ...
 
     def ack(self) -> None:
@@ -266,5 +269,27 @@ class Broker(Protocol):
 
         Raises:
             QueueMissing: There is no such queue.
+        """
+        ...
+
+    async def broadcast(self, topic: str, body: bytes) -> None:
+        """Hand `body` to everybody who listens to `topic` now, in all processes.
+
+        It is kept for nobody: who listens later, or loses the connection, misses it.
+
+        Args:
+            topic: Letters, digits, ``_``, ``-`` and ``.``; need not exist.
+            body: What to say.
+
+        Raises:
+            PublishRefused: The broker said no.
+        """
+        ...
+
+    def listen(self, topic: str) -> AbstractAsyncContextManager[trio.MemoryReceiveChannel[bytes]]:
+        """Receive what is broadcast to `topic` from now on, in the order it was said.
+
+        The channel is bounded: who leaves too much unread loses the newest, and a WARNING says so
+        once. What is said while the connection is lost is missed.
         """
         ...

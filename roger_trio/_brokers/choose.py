@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from .._config import AmqpConfig, Config
-from .._errors import ConfigError
+from .._config import AmqpConfig, Config, SqliteConfig
 from .base import Broker
 
 
@@ -16,7 +15,7 @@ def make_broker(config: Config, *, name: str, consumes: bool) -> Broker:
         consumes: Whether deliveries will be taken.
 
     Raises:
-        ConfigError: There is no such broker, or its certificates cannot be read.
+        ConfigError: Its certificates cannot be read.
     """
     broker = config.broker_config()
     if isinstance(broker, AmqpConfig):
@@ -24,7 +23,8 @@ def make_broker(config: Config, *, name: str, consumes: bool) -> Broker:
 
         broker.ssl_context()  # Unreadable certificates are found here, before anything starts.
         return RabbitBroker(broker, prefix=config.prefix, name=name, consumes=consumes)
-    raise ConfigError(
-        f"broker: expected amqp://… or amqps://…, as this version has no embedded broker yet, "
-        f"got {broker.display!r}"
-    )
+    from .embedded.open import open_memory_broker, open_sqlite_broker
+
+    if isinstance(broker, SqliteConfig):
+        return open_sqlite_broker(broker.path)
+    return open_memory_broker()

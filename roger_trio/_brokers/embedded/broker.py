@@ -1,0 +1,327 @@
+"""The embedded broker: the `Broker` protocol over transactions."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Final, NoReturn, TypeVar
+
+import trio
+
+from ..base import (
+    BrokerError,
+    Channel,
+    ConnectionLost,
+    ConnectionRefused,
+    Delivery,
+    Message,
+    MessageTooLarge,
+    PublishRefused,
+    QueueCount,
+    QueueSpec,
+)
+from .channels import EmbeddedChannel, EmbeddedDelivery
+from .engine import Engine
+from .listeners import Listeners
+from .presence import Presence
+from .pump import Pump
+from .runner import Runner
+from .values import News
+
+logger = logging.getLogger(__name__)
+
+_CLOSE_TIMEOUT: Final = 10.0
+"""Seconds to wait for the database when something ends."""
+_PURGED_AT_ONCE: Final = 20_000
+"""Messages deleted in one transaction, so that others get their turn in between."""
+MAX_DELAY: Final = 10 * 365 * 86400.0
+"""Longest delay, in seconds."""
+MAX_BODY: Final = 128 * 1024 * 1024
+"""Bytes of the largest message, as in RabbitMQ 3.10."""
+
+T = TypeVar("T")
+
+
+class EmbeddedBroker:
+    """A `Broker` (see ``base.py``) in a SQLite database.
+
+    Args:
+        runner: Runs transactions.
+        presence: Who else uses the database.
+        now: The clock of delays, in seconds; the same for all who use the database.
+        where: What errors and logs call it.
+    """
+
+    def __init__(
+        self, runner: Runner, presence: Presence, now: Callable[[], float], where: str
+    ) -> None:
+        self._runner = runner
+        self._presence = presence
+        self._now = now
+        self._where = where
+        self._listeners = Listeners()
+        hand_out = self._listeners.hand_out
+        self._pump = Pump(runner, now, presence.name, hand_out, where)
+        self._declared: dict[str, QueueSpec] = {}
+        self._overdue: set[str] = set()
+        self._up = trio.Event()
+        self._closed = False
+
+    # Running...
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether it can be used right now."""
+        return self._up.is_set()
+
+    @property
+    def trouble(self) -> str:
+        """What keeps publishes from being confirmed right now, or ''."""
+        if not self.is_connected:
+            return f"{self._where} is not open"
+        trouble = self._runner.trouble or self._pump.trouble
+        return f"{self._where}: {trouble}" if trouble else ""
+
+    async def wait_connected(self) -> None:
+        """Wait until it can be used."""
+        await self._up.wait()
+
+    async def run(
+        self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> NoReturn:
+        """Serve until cancelled; then what was settled is written, and the rest given back.
+
+        Raises:
+            ConnectionRefused: The database cannot be used.
+        """
+        refusal: list[ConnectionRefused] = []
+        transactions = trio.CancelScope()
+        async with trio.open_nursery() as infrastructure:
+            try:
+                await infrastructure.start(self._run_transactions, transactions)
+                self._presence.enter(self._pump.look_again)
+            except ConnectionRefused as exc:
+                refusal.append(exc)
+            except OSError as exc:
+                reason = f"{exc.filename or ''}: {exc.strerror or exc}".lstrip(": ")
+                refusal.append(ConnectionRefused(f"{self._where}: {reason}"))
+            else:
+                transactions.shield = True  # Needed until the last settlement is written.
+                await self._serve(task_status)
+            finally:
+                transactions.cancel()
+        self._close()
+        raise refusal[0]
+
+    async def _run_transactions(
+        self, scope: trio.CancelScope, task_status: trio.TaskStatus[None]
+    ) -> None:
+        with scope:
+            await self._runner.run(self._on_news, task_status=task_status)
+
+    async def _serve(self, task_status: trio.TaskStatus[None]) -> NoReturn:
+        is_clean = False
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._pump.run)
+                nursery.start_soon(self._presence.listen)
+                nursery.start_soon(self._watch_neighbours)
+                self._up.set()
+                task_status.started()
+                await trio.sleep_forever()
+        finally:
+            self._close()
+            with trio.move_on_after(_CLOSE_TIMEOUT, shield=True):
+                is_clean = await self._pump.stop()
+            self._listeners.close()
+            self._presence.leave(is_clean=is_clean)
+
+    def _close(self) -> None:
+        """Take no more calls: as with any broker that cannot be reached, they wait."""
+        self._closed = True
+        self._up = trio.Event()
+
+    async def _wait_open(self) -> None:
+        """Wait until the database is open; once it is closed, that is never again."""
+        if not self._up.is_set():
+            await self._up.wait()
+
+    async def _call(self, work: Callable[[Engine], T]) -> T:
+        """Run a piece of work in a transaction, once the database is open."""
+        await self._wait_open()
+        return await self._runner.call(work)
+
+    def _on_news(self, news: News) -> None:
+        """Tell those whom a commit concerns, here and elsewhere."""
+        self._pump.stir_queues(news.queues)
+        if self._presence.name in news.processes:
+            self._pump.stir()
+        self._presence.wake(news.processes)
+
+    async def drop_connections(self, reason: str = "dropped") -> None:
+        """Lose every channel, as if a connection were cut: what is on loan is redelivered."""
+        await self._pump.drop_all(reason)
+
+    # Neighbours...
+
+    async def _watch_neighbours(self) -> NoReturn:
+        """Take back what died with other processes, moments after they died."""
+        trouble = ""
+        suspects: frozenset[str] | None = None
+        while True:
+            try:
+                if suspects is None:
+                    suspects = await self._call(lambda engine: engine.processes())
+                for process in self._presence.find_dead(suspects):
+                    await self._take_back(process)
+                suspects, trouble = frozenset(), ""
+            except (BrokerError, OSError) as exc:
+                if str(exc) != trouble:
+                    trouble = str(exc)
+                    logger.error("%s: no watch over other processes: %s", self._where, trouble)
+            await trio.sleep(self._presence.interval)
+            self._pump.check_due()
+
+    async def _take_back(self, process: str) -> None:
+        channels = await self._call(lambda engine: engine.close_process(process))
+        self._presence.bury(process)
+        if channels:
+            text = "%s: process %s is gone; what it had goes to others"
+            logger.warning(text, self._where, process)
+        # It may have died after a commit and before it told of it.
+        self._pump.look_again()
+        self._presence.wake_all()
+
+    # Declaring and publishing...
+
+    async def declare(self, queues: Sequence[QueueSpec]) -> None:
+        """Make sure that `queues` exist; see `Broker`."""
+        if any(self._declared.get(each.name) != each for each in queues):
+            await self._call(lambda engine: engine.declare(queues))
+            self._declared.update({each.name: each for each in queues})
+
+    async def publish(self, queue: str, message: Message, *, delay: float = 0.0) -> None:
+        """Publish and return once it is committed; see `Broker`."""
+        await self.publish_many(queue, (message,), delay=delay)
+
+    async def publish_many(
+        self, queue: str, messages: Sequence[Message], *, delay: float = 0.0
+    ) -> None:
+        """Publish all in one transaction: all are kept, or none; see `Broker`."""
+        for message in messages:
+            _check_size(message.body)
+        if delay > MAX_DELAY:
+            raise PublishRefused(f"a delay of {delay:g} s; at most {MAX_DELAY:g} s are possible")
+        due = self._now() + delay if delay > 0 else None
+        try:
+            await self._call(lambda engine: engine.publish(queue, messages, due))
+        except ConnectionLost:  # The broker was closed before it was done.
+            await trio.sleep_forever()
+
+    # Consuming, looking, counting...
+
+    def stir(self) -> None:
+        """There is something to do."""
+        self._pump.stir()
+
+    async def wait_settled(self) -> None:
+        """Wait until every settlement so far is committed."""
+        await self._pump.wait_settled()
+
+    async def consume(self, channel: int, queue: str) -> int:
+        """Note that a channel consumes a queue; return the queue's number."""
+        return await self._call(lambda engine: engine.consume(channel, queue))
+
+    async def stop_consuming(self, channel: int) -> None:
+        """Note that a channel consumes nothing any more."""
+        await self._call(lambda engine: engine.stop_consuming(channel))
+
+    @asynccontextmanager
+    async def open_channel(self) -> AsyncGenerator[Channel]:
+        """Open a channel to consume on."""
+        async with self._channel() as channel:
+            yield channel
+
+    @asynccontextmanager
+    async def _channel(self) -> AsyncGenerator[EmbeddedChannel]:
+        channel = EmbeddedChannel(self)
+        await self._wait_open()  # Before that nobody would close it.
+        self._pump.add(channel)
+        try:
+            await self._call(
+                lambda engine: engine.open_channel(channel.number, self._presence.name)
+            )
+            yield channel
+        finally:
+            with trio.move_on_after(_CLOSE_TIMEOUT, shield=True):
+                await self._pump.close(channel, "closed")
+
+    @asynccontextmanager
+    async def browse(self, queue: str, limit: int) -> AsyncGenerator[Sequence[Delivery]]:
+        """Take up to `limit` messages from the head; what is unsettled at exit goes back."""
+        async with self._channel() as channel:
+            await self._promote()
+            rows = await self._call(
+                lambda engine: engine.take(channel.number, engine.queue_id(queue), limit)
+            )
+            yield [EmbeddedDelivery(channel, row, queue, None) for row in rows]
+
+    async def purge(self, queue: str) -> int:
+        """Delete all that is ready in the queue; return how many that was."""
+        await self._promote()
+        purged = last = await self._call(lambda engine: engine.purge(queue, _PURGED_AT_ONCE))
+        while last == _PURGED_AT_ONCE:
+            last = await self._call(lambda engine: engine.purge(queue, _PURGED_AT_ONCE))
+            purged += last
+        return purged
+
+    async def count(self, queue: str) -> QueueCount:
+        """Count what the queue holds; see `Broker`."""
+        await self._promote()
+        return await self._call(lambda engine: engine.count(queue))
+
+    async def _promote(self) -> None:
+        """Make ready all that is due: nobody may have consumed since."""
+        now = self._now()
+        while True:
+            next_due = await self._call(lambda engine: engine.promote(now))
+            if next_due is None or next_due > now:
+                return
+
+    # Fan-out...
+
+    async def broadcast(self, topic: str, body: bytes) -> None:
+        """Hand `body` to everybody who listens to `topic` now; see `Broker`."""
+        _check_size(body)
+        overdue = await self._call(lambda engine: engine.broadcast(topic, body))
+        for process in set(overdue) - self._overdue:
+            text = "%s: process %s collects no broadcasts; newer ones are lost to it"
+            logger.warning(text, self._where, process)
+        self._overdue.update(overdue)
+
+    @asynccontextmanager
+    async def listen(self, topic: str) -> AsyncGenerator[trio.MemoryReceiveChannel[bytes]]:
+        """Receive what is broadcast to `topic` from now on; see `Broker`."""
+        name = self._presence.name
+        await self._wait_open()
+        listener = self._listeners.add(topic)
+        try:
+            await self._call(lambda engine: engine.listen(topic, name))
+            yield listener.receive
+        finally:
+            if self._listeners.remove(topic, listener) and not self._closed:
+                with trio.move_on_after(_CLOSE_TIMEOUT, shield=True):
+                    await self._stop_listening(topic)
+
+    async def _stop_listening(self, topic: str) -> None:
+        name = self._presence.name
+        try:
+            await self._call(lambda engine: engine.stop_listening(topic, name))
+        except BrokerError as exc:  # Then what is said there goes unheard, until we leave.
+            logger.warning("%s: %s", self._where, exc)
+
+
+def _check_size(body: bytes) -> None:
+    if len(body) > MAX_BODY:
+        raise MessageTooLarge(f"{len(body)} bytes; at most {MAX_BODY} are kept")

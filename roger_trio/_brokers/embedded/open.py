@@ -1,0 +1,59 @@
+"""Opening the embedded broker: on a file, or in memory."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+
+import trio
+
+from .broker import EmbeddedBroker
+from .clock import SharedClock
+from .database import open_file, open_memory
+from .engine import Engine
+from .presence import FilePresence, RunPresence
+from .runner import InlineRunner, ThreadRunner
+
+
+class _Memory:
+    """The database in memory of one `trio.run`, and who uses it."""
+
+    def __init__(self) -> None:
+        self._connection: sqlite3.Connection = open_memory()
+        self.engine = Engine(self._connection)
+        self.present: dict[str, Callable[[], None]] = {}
+
+    def __del__(self) -> None:
+        self._connection.close()
+
+
+_memory: trio.lowlevel.RunVar[_Memory] = trio.lowlevel.RunVar("roger_trio_memory")
+
+
+def open_memory_broker() -> EmbeddedBroker:
+    """Make a broker in memory: without file or thread, on Trio's clock.
+
+    All of one `trio.run` share their jobs, so that a client finds a node; the jobs end with it.
+    """
+    try:
+        memory = _memory.get()
+    except LookupError:
+        memory = _Memory()
+        _memory.set(memory)
+    presence = RunPresence(memory.present)
+    return EmbeddedBroker(InlineRunner(memory.engine), presence, trio.current_time, "memory:")
+
+
+def open_sqlite_broker(path: str) -> EmbeddedBroker:
+    """Make a broker on a file, shared by any number of processes of one machine.
+
+    It is durable: what was confirmed is in the file, synced, and survives ``kill -9`` and power
+    loss. The file and those beside it can be read by their owner alone (mode 0600).
+
+    Args:
+        path: The file; made if it is not there. Its folder must be there, and writable.
+    """
+    where = f"sqlite:{path}"
+    clock = SharedClock()
+    runner = ThreadRunner(lambda: open_file(path, clock), where)
+    return EmbeddedBroker(runner, FilePresence(path), clock.now, where)

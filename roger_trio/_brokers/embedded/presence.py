@@ -1,0 +1,281 @@
+"""Which processes use a database now, and how one wakes another.
+
+Each process keeps a lock on a file of its own, which the system lets go when the process dies,
+however it dies; and it reads a named pipe, into which others write a byte when there is something
+to do for it. So a dead process is known within moments, a living one is never taken for dead
+however long it is silent, and waiting costs nothing.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import logging
+import math
+import os
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from pathlib import Path
+from secrets import token_hex
+from typing import Final, NoReturn, Protocol
+
+import trio
+
+_LOCK: Final = ".lock"
+_PIPE: Final = ".wake"
+_SCRAP: Final = 4096
+_INTERVAL: Final = 0.25
+"""Seconds between two looks for the dead."""
+
+logger = logging.getLogger(__name__)
+
+_held: set[int] = set()
+"""Our locks. A forked child gets them too, and would keep them when we are dead."""
+
+
+def _let_go_in_child() -> None:
+    for descriptor in _held:
+        with suppress(OSError):
+            os.close(descriptor)
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_let_go_in_child)
+
+
+class Presence(Protocol):
+    """This broker among those that use the same database."""
+
+    @property
+    def name(self) -> str:
+        """What the others know this one by."""
+        ...
+
+    @property
+    def interval(self) -> float:
+        """Seconds between two looks whether others have died."""
+        ...
+
+    def enter(self, on_woken: Callable[[], None]) -> None:
+        """Be present; `on_woken` is called when another wakes this one."""
+        ...
+
+    def leave(self, *, is_clean: bool) -> None:
+        """Be gone; if not clean, the others find this one dead and clean up."""
+        ...
+
+    async def listen(self) -> NoReturn:
+        """Wait for the others' calls."""
+        ...
+
+    def wake(self, processes: Iterable[str]) -> None:
+        """Wake others. Never raises."""
+        ...
+
+    def wake_all(self) -> None:
+        """Wake all others. Never raises."""
+        ...
+
+    def find_dead(self, processes: Iterable[str]) -> list[str]:
+        """Return those that do not live any more: of `processes`, and of those that left files."""
+        ...
+
+    def bury(self, process: str) -> None:
+        """Remove what a dead one left behind."""
+        ...
+
+
+class FilePresence:
+    """This process among those that use one database file.
+
+    Args:
+        database: The file; the files of the processes lie in a folder beside it.
+    """
+
+    def __init__(self, database: str) -> None:
+        self.interval = _INTERVAL
+        self._database = database
+        self._file = self._folder = Path()
+        self._identity = (0, 0)
+        self.name = f"{os.getpid()}-{token_hex(4)}"
+        self._lock = -1
+        self._pipe = -1
+        self._known: dict[str, int] = {}
+        self._unwoken: set[str] = set()
+        self._on_woken: Callable[[], None] = lambda: None
+
+    # Ourselves...
+
+    def enter(self, on_woken: Callable[[], None]) -> None:
+        """Be present; `on_woken` is called when another wakes this one.
+
+        Raises:
+            OSError: The folder cannot be written to.
+        """
+        self._on_woken = on_woken
+        # All must meet in one folder, by whatever links they came to the file.
+        self._file = Path(self._database).resolve(strict=True)
+        self._identity = _identity(self._file)
+        self._folder = Path(f"{self._file}-processes")
+        self._folder.mkdir(mode=0o700, exist_ok=True)
+        try:
+            self._make_files()
+        except OSError:
+            self.leave(is_clean=True)
+            raise
+
+    def _make_files(self) -> None:
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+        # Locked before it has its name, so that nobody finds it unlocked.
+        scratch = self._folder / f".{self.name}"
+        self._lock = os.open(scratch, flags, 0o600)
+        _held.add(self._lock)
+        fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        scratch.rename(self._folder / f"{self.name}{_LOCK}")
+        pipe = self._folder / f"{self.name}{_PIPE}"
+        os.mkfifo(pipe, 0o600)
+        # For reading and writing: with a writer of our own it never reports the end.
+        self._pipe = os.open(pipe, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+
+    def leave(self, *, is_clean: bool) -> None:
+        """Be gone; if not clean, the others find this one dead and clean up."""
+        for process in list(self._known):
+            self._forget(process)
+        if is_clean:
+            _remove(self._folder, self.name)
+        _held.discard(self._lock)
+        for descriptor in (self._pipe, self._lock):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._pipe = self._lock = -1
+
+    async def listen(self) -> NoReturn:
+        """Wait for the others' calls."""
+        while True:
+            await trio.lowlevel.wait_readable(self._pipe)
+            with suppress(BlockingIOError):
+                while len(os.read(self._pipe, _SCRAP)) == _SCRAP:
+                    pass
+            self._on_woken()
+
+    # The others...
+
+    def wake(self, processes: Iterable[str]) -> None:
+        """Wake other processes; one that is gone is passed over. Never raises."""
+        for process in processes:
+            if process != self.name:
+                self._wake(process)
+
+    def wake_all(self) -> None:
+        """Wake all others. Never raises."""
+        self.wake(_names(self._folder))
+
+    def _wake(self, process: str) -> None:
+        try:
+            if process not in self._known:
+                path = self._folder / f"{process}{_PIPE}"
+                flags = os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC
+                self._known[process] = os.open(path, flags)
+            os.write(self._known[process], b"\0")
+        except BlockingIOError:
+            pass  # Its pipe is full: it has been woken often enough.
+        except OSError as exc:
+            self._forget(process)
+            if exc.errno not in (errno.ENXIO, errno.ENOENT, errno.EPIPE):
+                logger.warning("process %s cannot be woken now: %s", process, exc)
+                self._unwoken.add(process)
+
+    def _forget(self, process: str) -> None:
+        descriptor = self._known.pop(process, None)
+        if descriptor is not None:
+            os.close(descriptor)
+
+    def find_dead(self, processes: Iterable[str]) -> list[str]:
+        """Return those that do not live any more: of `processes`, and of those that left files.
+
+        Raises:
+            OSError: It cannot be told; or the database is not the one we opened any more.
+        """
+        if _identity(self._file) != self._identity:
+            text = "the file was removed or replaced while it was in use; restart what uses it"
+            raise OSError(errno.ESTALE, text, str(self._file))
+        present = _names(self._folder)
+        for gone in self._known.keys() - present:
+            self._forget(gone)
+        unwoken, self._unwoken = self._unwoken, set()
+        self.wake(unwoken)
+        suspects = {*processes, *present} - {self.name}
+        return [each for each in suspects if not self._lives(each)]
+
+    def _lives(self, process: str) -> bool:
+        try:
+            descriptor = os.open(self._folder / f"{process}{_LOCK}", os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(descriptor)
+        return False
+
+    def bury(self, process: str) -> None:
+        """Remove the files of a process that does not live any more."""
+        self._forget(process)
+        _remove(self._folder, process)
+
+
+class RunPresence:
+    """A broker among those that share one database in memory, in one `trio.run`."""
+
+    def __init__(self, present: dict[str, Callable[[], None]]) -> None:
+        self.interval = math.inf
+        self._present = present
+        self.name = token_hex(4)
+
+    def enter(self, on_woken: Callable[[], None]) -> None:
+        """Be present; `on_woken` is called when another wakes this one."""
+        self._present[self.name] = on_woken
+
+    def leave(self, *, is_clean: bool) -> None:
+        """Be gone."""
+        self._present.pop(self.name, None)
+
+    async def listen(self) -> NoReturn:
+        """Wait; the others call directly."""
+        await trio.sleep_forever()
+
+    def wake(self, processes: Iterable[str]) -> None:
+        """Wake others."""
+        for process in processes:
+            if process != self.name and process in self._present:
+                self._present[process]()
+
+    def wake_all(self) -> None:
+        """Wake all others."""
+        self.wake(list(self._present))
+
+    def find_dead(self, processes: Iterable[str]) -> list[str]:
+        """Return nobody: they live and die together."""
+        return []
+
+    def bury(self, process: str) -> None:
+        """Do nothing: nobody leaves anything behind."""
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return (0, 0)
+    return (found.st_dev, found.st_ino)
+
+
+def _names(folder: Path) -> set[str]:
+    return {path.name.removesuffix(_LOCK) for path in folder.glob(f"*{_LOCK}")}
+
+
+def _remove(folder: Path, process: str) -> None:
+    for name in (f"{process}{_PIPE}", f"{process}{_LOCK}", f".{process}"):
+        (folder / name).unlink(missing_ok=True)

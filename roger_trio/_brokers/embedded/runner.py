@@ -1,0 +1,289 @@
+"""Where the embedded broker's transactions run: inline, or in one thread with group commit."""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from collections.abc import Callable
+from queue import Empty, SimpleQueue
+from typing import Any, Final, Protocol, TypeVar
+
+import outcome
+import trio
+
+from ..base import BrokerError, ConnectionLost, PublishRefused
+from .engine import Engine
+from .values import News
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Work = Callable[[Engine], T]
+OnNews = Callable[[News], None]
+
+_GROUP: Final = 256
+"""Pieces of work that share one commit at most."""
+_LOCKED: Final = "the database is locked by another process"
+
+
+class Runner(Protocol):
+    """Runs pieces of work, each in a transaction that is committed before its result is seen."""
+
+    @property
+    def trouble(self) -> str:
+        """What keeps work from being done right now, or ''."""
+        ...
+
+    async def run(
+        self, on_news: OnNews, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Take work until cancelled; what was taken is done before it returns.
+
+        `on_news` is called after each commit that has some, whether or not somebody still waits
+        for the work, and before its result is seen. It must neither block nor raise.
+        """
+        ...
+
+    async def call(self, work: Work[T]) -> T:
+        """Run a piece of work; return its result once it is committed.
+
+        Raises:
+            BrokerError: The work's own, or that the database could not keep it.
+
+        Cancellation: the work may be done nevertheless, or not.
+        """
+        ...
+
+
+class _Locked(Exception):
+    """Another process is writing, and does not end."""
+
+
+def transact(engine: Engine, works: list[Work[Any]]) -> tuple[list[outcome.Maybe[Any]], News]:
+    """Run pieces of work in one transaction; return an outcome for each, and the news.
+
+    A piece that ends with a `BrokerError` has written nothing, as the engine checks first. After
+    any other failure nothing is kept, and each piece has a transaction to itself: one that asks
+    for too much does not take the others with it.
+    """
+    try:
+        _begin(engine)
+        results = [_attempt(work, engine) for work in works]
+        return results, engine.commit()
+    except _Locked:
+        raise
+    except Exception as exc:  # noqa: BLE001 -- given to whom it concerns
+        engine.roll_back()
+        if len(works) == 1:
+            return [outcome.Error(_translate(exc))], News()
+    except BaseException:
+        engine.roll_back()
+        raise
+    return _transact_singly(engine, works)
+
+
+def _transact_singly(
+    engine: Engine, works: list[Work[Any]]
+) -> tuple[list[outcome.Maybe[Any]], News]:
+    results: list[outcome.Maybe[Any]] = []
+    queues: frozenset[int] = frozenset()
+    processes: frozenset[str] = frozenset()
+    for work in works:
+        try:
+            [result], news = transact(engine, [work])
+        except _Locked:
+            result, news = outcome.Error(ConnectionLost(_LOCKED)), News()
+        results.append(result)
+        queues, processes = queues | news.queues, processes | news.processes
+    return results, News(queues, processes)
+
+
+def _begin(engine: Engine) -> None:
+    try:
+        engine.begin()
+    except sqlite3.OperationalError as exc:
+        if is_locked(exc):
+            raise _Locked from exc
+        raise
+
+
+def is_locked(error: sqlite3.Error) -> bool:
+    """Tell whether another process keeps us from what we tried, for now."""
+    code: int = getattr(error, "sqlite_errorcode", 0)
+    return code & 0xFF == sqlite3.SQLITE_BUSY
+
+
+def _attempt(work: Work[Any], engine: Engine) -> outcome.Maybe[Any]:
+    try:
+        return outcome.Value(work(engine))
+    except BrokerError as exc:
+        return outcome.Error(exc)
+
+
+def _translate(error: Exception) -> Exception:
+    if isinstance(error, sqlite3.Error):
+        return PublishRefused(f"the database cannot keep it: {error}")
+    return error
+
+
+class InlineRunner:
+    """Runs work where it is asked for: for a database in memory.
+
+    Args:
+        engine: The database; others in the same thread may use it too.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self.trouble = ""
+        self._engine = engine
+        self._on_news: OnNews = lambda _: None
+
+    async def run(
+        self, on_news: OnNews, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Do nothing until cancelled; there is no thread."""
+        self._on_news = on_news
+        task_status.started()
+        await trio.sleep_forever()
+
+    async def call(self, work: Work[T]) -> T:
+        """Run a piece of work; see `Runner`. Cancelled, it is either done or not begun."""
+        await trio.lowlevel.checkpoint_if_cancelled()
+        [result], news = transact(self._engine, [work])
+        self._on_news(news)
+        await trio.lowlevel.cancel_shielded_checkpoint()
+        value: T = result.unwrap()
+        return value
+
+
+class _Request:
+    """A piece of work, and the task that waits for it."""
+
+    __slots__ = ("done", "result", "work")
+
+    def __init__(self, work: Work[Any]) -> None:
+        self.work = work
+        self.done = trio.Event()
+        self.result: outcome.Maybe[Any] = outcome.Error(ConnectionLost("not done"))
+
+    def unwrap(self) -> Any:
+        """Return or raise the result."""
+        return self.result.unwrap()
+
+
+class ThreadRunner:
+    """Runs work in one thread; what is waiting when a transaction begins shares its commit.
+
+    So many publishers cost one sync of the disk together, and none of them waits longer for it
+    than for its own.
+
+    Args:
+        open_database: Opens it; called in the thread.
+        where: What logs call it.
+    """
+
+    def __init__(self, open_database: Callable[[], sqlite3.Connection], where: str) -> None:
+        self._open = open_database
+        self._where = where
+        self._requests: SimpleQueue[_Request | None] = SimpleQueue()
+        self._stopped = False
+        self._limiter = trio.CapacityLimiter(1)
+        self.trouble = ""
+
+    async def run(
+        self, on_news: OnNews, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Keep the thread until cancelled; what was asked of it by then is done.
+
+        Raises:
+            ConnectionRefused: The database cannot be opened.
+        """
+        database = await trio.to_thread.run_sync(self._open, limiter=self._limiter)
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._keep_thread, Engine(database), on_news)
+                task_status.started()
+                try:
+                    await trio.sleep_forever()
+                finally:
+                    self._stopped = True
+                    self._requests.put(None)
+        finally:
+            self._stopped = True
+            self._fail_the_rest()
+            with trio.CancelScope(shield=True):  # The last to close it tidies up, which takes time.
+                await trio.to_thread.run_sync(database.close, limiter=self._limiter)
+
+    def _fail_the_rest(self) -> None:
+        """Nobody must wait for a thread that is no more."""
+        while not self._requests.empty():
+            request = self._requests.get_nowait()
+            if request is not None:
+                request.done.set()
+
+    async def _keep_thread(self, engine: Engine, on_news: OnNews) -> None:
+        token = trio.lowlevel.current_trio_token()
+
+        def serve() -> None:
+            while True:
+                group, is_last = self._next_group()
+                if group:
+                    results, news = self._persist(engine, group)
+                    token.run_sync_soon(_answer, group, results, news, on_news)
+                if is_last:
+                    return
+
+        # Not to be abandoned: cancelled, it waits for the work in hand, which takes a moment.
+        with trio.CancelScope(shield=True):
+            await trio.to_thread.run_sync(serve, limiter=self._limiter)
+
+    def _next_group(self) -> tuple[list[_Request], bool]:
+        """Wait for work; return what is waiting, and whether it is the last."""
+        group: list[_Request] = []
+        request = self._requests.get()
+        while request is not None:
+            group.append(request)
+            if len(group) == _GROUP:
+                return group, False
+            try:
+                request = self._requests.get_nowait()
+            except Empty:
+                return group, False
+        return group, True
+
+    def _persist(
+        self, engine: Engine, group: list[_Request]
+    ) -> tuple[list[outcome.Maybe[Any]], News]:
+        """Do the work of a group; while the database is locked, wait, unless we are to stop."""
+        works = [request.work for request in group]
+        while True:
+            try:
+                done = transact(engine, works)
+            except _Locked:
+                if self._stopped:
+                    return [outcome.Error(ConnectionLost(_LOCKED)) for _ in works], News()
+                if not self.trouble:
+                    logger.warning("%s: %s; waiting for it", self._where, _LOCKED)
+                self.trouble = _LOCKED
+            else:
+                self.trouble = ""
+                return done
+
+    async def call(self, work: Work[T]) -> T:
+        """Run a piece of work in the thread; see `Runner`."""
+        if self._stopped:
+            raise ConnectionLost("the broker is closed")
+        request = _Request(work)
+        self._requests.put(request)
+        await request.done.wait()
+        result: T = request.unwrap()
+        return result
+
+
+def _answer(
+    group: list[_Request], results: list[outcome.Maybe[Any]], news: News, on_news: OnNews
+) -> None:
+    on_news(news)
+    for request, result in zip(group, results, strict=True):
+        request.result = result
+        request.done.set()
