@@ -35,8 +35,8 @@ from .runner import Runner
 
 logger = logging.getLogger(__name__)
 
-_LOOK_FOR_DEAD: Final = 0.25
-"""Seconds between looks whether a process that borrowed messages has died."""
+_PAUSE_AFTER_ERROR: Final = 0.25
+"""Seconds before another try, after the database failed."""
 _CLOSE_TIMEOUT: Final = 10.0
 MAX_BODY: Final = 128 * 1024 * 1024
 """Bytes of the largest message, as in RabbitMQ 3.10."""
@@ -50,6 +50,11 @@ class Presence(Protocol):
     @property
     def name(self) -> str:
         """What the others know this one by."""
+        ...
+
+    @property
+    def seconds_between_looks(self) -> float:
+        """How often to look whether a process that borrowed messages has died."""
         ...
 
     def enter(self, on_woken: Callable[[], None]) -> None:
@@ -346,7 +351,7 @@ class EmbeddedBroker:
                 await self._turn()
             except BrokerError as exc:
                 logger.error("%s: %s", self._where, exc)
-                await trio.sleep(_LOOK_FOR_DEAD)
+                await trio.sleep(_PAUSE_AFTER_ERROR)
                 self.stir()
 
     @property
@@ -425,7 +430,7 @@ class EmbeddedBroker:
                     logger.warning(text, self._where, process)
                     await self.announce(queues)
             suspects = frozenset()
-            await trio.sleep(_LOOK_FOR_DEAD)
+            await trio.sleep(self._presence.seconds_between_looks)
 
     # Declaring and publishing...
 

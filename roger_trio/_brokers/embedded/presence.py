@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import math
 import os
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -30,6 +31,8 @@ class FilePresence:
     Args:
         database: The file; the files of the processes lie in a folder beside it.
     """
+
+    seconds_between_looks: Final = 0.25
 
     def __init__(self, database: str) -> None:
         self._folder = Path(f"{database}-processes")
@@ -133,6 +136,9 @@ class FilePresence:
 
 class RunPresence:
     """A broker among those that share one database in memory, in one `trio.run`."""
+
+    # Nobody dies alone there, and a clock that jumps would stop at every look.
+    seconds_between_looks: Final = math.inf
 
     def __init__(self, present: dict[str, Callable[[], None]]) -> None:
         self._present = present
