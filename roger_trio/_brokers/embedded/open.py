@@ -15,14 +15,24 @@ from .runner import InlineRunner, ThreadRunner
 
 
 @attrs.define(eq=False)
-class _Memory:
+class Memory:
     """The database in memory of one `trio.run`, and who uses it."""
 
     runner: InlineRunner
     present: dict[str, Callable[[], None]] = attrs.Factory(dict)
 
 
-_memory: trio.lowlevel.RunVar[_Memory] = trio.lowlevel.RunVar("roger_trio_memory")
+_memory: trio.lowlevel.RunVar[Memory] = trio.lowlevel.RunVar("roger_trio_memory")
+
+
+def memory_of_this_run() -> Memory:
+    """Return what all brokers in memory of this `trio.run` share."""
+    try:
+        return _memory.get()
+    except LookupError:
+        memory = Memory(InlineRunner(open_memory))
+        _memory.set(memory)
+        return memory
 
 
 def open_memory_broker() -> EmbeddedBroker:
@@ -30,11 +40,7 @@ def open_memory_broker() -> EmbeddedBroker:
 
     All of one `trio.run` share their jobs, so that a client finds a node; the jobs end with it.
     """
-    try:
-        memory = _memory.get()
-    except LookupError:
-        memory = _Memory(InlineRunner(open_memory))
-        _memory.set(memory)
+    memory = memory_of_this_run()
     presence = RunPresence(memory.present)
     return EmbeddedBroker(memory.runner, presence, trio.current_time, "memory:")
 

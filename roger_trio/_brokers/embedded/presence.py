@@ -32,7 +32,7 @@ class FilePresence:
         database: The file; the files of the processes lie in a folder beside it.
     """
 
-    seconds_between_looks: Final = 0.25
+    seconds_between_looks: float = 0.25
 
     def __init__(self, database: str) -> None:
         self._folder = Path(f"{database}-processes")
@@ -138,7 +138,7 @@ class RunPresence:
     """A broker among those that share one database in memory, in one `trio.run`."""
 
     # Nobody dies alone there, and a clock that jumps would stop at every look.
-    seconds_between_looks: Final = math.inf
+    seconds_between_looks: float = math.inf
 
     def __init__(self, present: dict[str, Callable[[], None]]) -> None:
         self._present = present

@@ -69,6 +69,8 @@ class InlineRunner:
     def __init__(self, open_database: Callable[[], sqlite3.Connection]) -> None:
         self._database = open_database()
         self._engine = Engine(self._database)
+        self.changed: Final = trio.lowlevel.ParkingLot()
+        """Whoever waits here wakes after each transaction."""
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Do nothing until cancelled; there is no thread."""
@@ -78,8 +80,14 @@ class InlineRunner:
     async def call(self, work: Work[T]) -> T:
         """Run a piece of work; see `Runner`."""
         await trio.lowlevel.checkpoint()
-        result: T = _transact(self._engine, self._database, [work])[0].unwrap()
-        return result
+        result = _transact(self._engine, self._database, [work])[0]
+        self.changed.unpark_all()
+        value: T = result.unwrap()
+        return value
+
+    def look(self, question: Work[T]) -> T:
+        """Answer a question that changes nothing, here and now."""
+        return question(self._engine)
 
 
 class _Request:
