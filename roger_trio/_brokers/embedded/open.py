@@ -25,14 +25,21 @@ class Memory:
 _memory: trio.lowlevel.RunVar[Memory] = trio.lowlevel.RunVar("roger_trio_memory")
 
 
-def memory_of_this_run() -> Memory:
-    """Return what all brokers in memory of this `trio.run` share."""
+def find_memory() -> Memory | None:
+    """Return what all brokers in memory of this `trio.run` share; None while there was none."""
     try:
         return _memory.get()
     except LookupError:
+        return None
+
+
+def memory_of_this_run() -> Memory:
+    """Return what all brokers in memory of this `trio.run` share; make it if need be."""
+    memory = find_memory()
+    if memory is None:
         memory = Memory(InlineRunner(open_memory))
         _memory.set(memory)
-        return memory
+    return memory
 
 
 def open_memory_broker() -> EmbeddedBroker:
