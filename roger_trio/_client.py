@@ -72,7 +72,7 @@ class Client:
             partition: Whose job it is.
             queue: The queue. Default: what the job's ``queue_type`` returns.
             delay: Seconds before it may run, from 0: never sooner, at most a second later.
-            at: The aware time before which it does not run; in the past: now. Not with `delay`.
+            at: The aware time before which it does not run; in the past: now. Not with ``delay``.
             id: The job's id, text of 1 to 200 bytes. Default: a new one.
 
         Returns:
@@ -122,7 +122,7 @@ class Client:
 
         Raises:
             InvalidJob, ConfigError: As `enqueue`, before any job was enqueued.
-            BrokerUnavailable: For `enqueue_timeout` seconds the broker confirmed too little: some
+            BrokerUnavailable: For ``enqueue_timeout`` seconds the broker confirmed too little: some
                 of the jobs may have been kept.
         """
         seconds = _seconds_to_wait(delay, at)
@@ -170,14 +170,27 @@ class Client:
         """
         names = self._names(partition, queue)
         with self._looking(partition, queue):
-            found = await self._look(names.redelivered, partition, queue, limit)
-            return found + await self._look(names.work, partition, queue, limit - len(found))
+            found = await self._look_at_redelivered(names, partition, queue, limit)
+            left = max(0, limit - len(found))
+            async with self._broker.browse(names.work, left) as deliveries:
+                return found + [_read(each, partition, queue) for each in deliveries]
 
-    async def _look(self, name: str, partition: str, queue: str, limit: int) -> list[Envelope]:
-        if limit <= 0:
-            return []
-        async with self._broker.browse(name, limit) as deliveries:
-            return [_read(each, partition, queue) for each in deliveries]
+    async def _look_at_redelivered(
+        self, names: QueueNames, partition: str, queue: str, limit: int
+    ) -> list[Envelope]:
+        """Look at the jobs that came back.
+
+        What comes back to that queue once more counts as a death, so those that would be marked
+        by the look are sent there anew.
+        """
+        async with self._broker.browse(names.redelivered, limit) as deliveries:
+            found = [_read(each, partition, queue) for each in deliveries]
+            unmarked = [each for each in deliveries if not each.redelivered]
+            anew = [Message(each.body, each.message_id) for each in unmarked]
+            await self._broker.publish_many(names.redelivered, anew)
+            for each in unmarked:
+                each.ack()
+        return found
 
     async def buried_jobs(self, partition: str, queue: str, limit: int = 100) -> list[Envelope]:
         """Look at the buried jobs of a queue, oldest first; each has its ``error``.
@@ -321,8 +334,14 @@ class Client:
             raise BrokerUnavailable(f"{failure} within {timeout:g} s: {trouble}")
 
 
-@lru_cache(maxsize=4096)
 def _checked_names(prefix: str, partition: str, queue: str) -> QueueNames:
+    if isinstance(partition, str) and isinstance(queue, str):
+        return _names_of(prefix, partition, queue)
+    return QueueNames.of(prefix, check_partition_name(partition), check_queue_name(queue))
+
+
+@lru_cache(maxsize=4096)
+def _names_of(prefix: str, partition: str, queue: str) -> QueueNames:
     return QueueNames.of(prefix, check_partition_name(partition), check_queue_name(queue))
 
 

@@ -19,6 +19,7 @@ ERROR_HEADER: Final = "roger-error"
 
 _MAX_TRACEBACK: Final = 16_000
 _MAX_MESSAGE: Final = 2_000
+_SHORT_MESSAGE: Final = 200
 _ELSEWHERE: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -43,10 +44,25 @@ def error_of(exc: BaseException) -> JobError:
     text = "".join(traceback.format_exception(exc)) if exc.__traceback__ or exc.__cause__ else ""
     return JobError(
         type=name,
-        message=_printable(str(exc))[:_MAX_MESSAGE],
+        message=_printable(text_of(exc))[:_MAX_MESSAGE],
         traceback=_printable(text)[-_MAX_TRACEBACK:],
         buried_at=datetime.now(UTC),
     )
+
+
+def errors_of(exc: BaseException) -> tuple[JobError, JobError]:
+    """Describe an exception in full, and in a form so short that any connection carries it."""
+    error = error_of(exc)
+    message, kind = error.message[:_SHORT_MESSAGE], error.type[:_SHORT_MESSAGE]
+    return error, attrs.evolve(error, type=kind, message=message, traceback="")
+
+
+def text_of(exc: BaseException) -> str:
+    """Say what an exception says; its own ``__str__`` may fail like all code of a user."""
+    try:
+        return str(exc)
+    except Exception as trouble:  # noqa: BLE001
+        return f"<its text cannot be had: {type(trouble).__name__}>"
 
 
 def _printable(text: str) -> str:
@@ -57,6 +73,11 @@ def _printable(text: str) -> str:
 def dump_error(error: JobError) -> str:
     """Write an error for the header."""
     return orjson.dumps(error.as_json()).decode()
+
+
+def headers_of(error: JobError) -> dict[str, str | int]:
+    """Make the headers of a buried message."""
+    return {ERROR_HEADER: dump_error(error)}
 
 
 def load_error(headers: Mapping[str, object]) -> JobError:

@@ -46,7 +46,7 @@ class NotRunnable:
     Another version of the program may, as in a rolling deploy, so it is always retried.
     """
 
-    error: RogerError
+    error: Exception
 
 
 @attrs.frozen

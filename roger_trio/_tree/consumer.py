@@ -39,9 +39,10 @@ class QueueConsumer:
         self._wanted = trio.Event()
         self._drained = trio.lowlevel.ParkingLot()
         self._intake_scope = trio.CancelScope()
-        self._stopping = False
+        self.stopping = trio.Event()
+        """Set once it has been asked to stop."""
         self.tried = trio.Event()
-        """Set once it has consumed, or has been refused."""
+        """Set once it has consumed, has been refused, or has failed."""
         self.failure: BrokerError | None = None
         """Why it does not consume, where the broker refused."""
 
@@ -68,11 +69,14 @@ class QueueConsumer:
         Cancellation: running jobs are cancelled and given back.
         """
         self._session = None
-        async with trio.open_nursery() as sessions:
-            with trio.CancelScope() as self._intake_scope:
-                if not self._stopping:
-                    await self._keep_consuming(sessions)
-            await self._close_intake()
+        try:
+            async with trio.open_nursery() as sessions:
+                with trio.CancelScope() as self._intake_scope:
+                    if not self.stopping.is_set():
+                        await self._keep_consuming(sessions)
+                await self._close_intake()
+        finally:
+            self.tried.set()  # Nobody shall wait for what may never come.
 
     async def _close_intake(self) -> None:
         if self._session is not None:
@@ -80,7 +84,7 @@ class QueueConsumer:
 
     def stop(self) -> None:
         """Take no more jobs; `run` returns when the running ones have ended."""
-        self._stopping = True
+        self.stopping.set()
         self._intake_scope.cancel()
 
     def stop_jobs(self) -> None:
@@ -149,7 +153,9 @@ class QueueConsumer:
         self._session, self.failure = session, None
         self.tried.set()
         logger.info("consuming %r with up to %d workers", self._names.work, self.max_workers)
-        await session.retune()  # The limit may have changed while the session was opened.
+        # The limit may have changed, and a worker have gone, while the session was opened.
+        await session.retune()
+        session.staff_up()
         await session.intake_ended.wait()
         self._session = None
 

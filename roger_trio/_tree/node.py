@@ -55,6 +55,8 @@ class Node(Client):
         Returns once its queues are consumed, or refused by the broker (the log says why); at once
         while the broker cannot be reached: the partition is then waiting and starts by itself.
 
+        A partition that is being stopped is started once it has stopped.
+
         Raises:
             ConfigError: A name or number breaks its rule.
             RogerError: The node is stopping.
@@ -62,6 +64,9 @@ class Node(Client):
         check_partition_name(id)
         queues = check_queues(queues, key=f"partitions.{id}")
         partition = self._partitions.get(id)
+        while partition is not None and partition.stopping.is_set():
+            await partition.ended.wait()
+            partition = self._partitions.get(id)
         if partition is not None:
             await partition.reconfigure(queues)
         else:
@@ -97,10 +102,14 @@ class Node(Client):
                 the number finish and no further ones start.
 
         Raises:
-            PartitionNotRunning: It does not run here.
+            PartitionNotRunning: It does not run here, or is being stopped.
             ConfigError: A name or number breaks its rule.
+
+        Cancellation: a change that has begun is made whole.
         """
         partition = self._partition(id)
+        if partition.stopping.is_set():
+            raise PartitionNotRunning(id, "it is being stopped")
         await partition.reconfigure(check_queues(queues, key=f"partitions.{id}"))
         if self._broker.is_connected:
             await partition.wait_tried()
@@ -137,7 +146,7 @@ class Node(Client):
         try:
             name = f"partition {partition.id!r}"
             policy = RestartPolicy(max_restarts=None)
-            await supervise(partition.run, name=name, policy=policy)
+            await supervise(partition.run, name=name, policy=policy, stopping=partition.stopping)
         finally:
             del self._partitions[partition.id]
             partition.ended.set()

@@ -70,8 +70,9 @@ class Partition:
         self._consumers: dict[str, QueueConsumer] = {}
         self._nursery: trio.Nursery | None = None
         self._begun = trio.Event()
-        self._stop_requested = trio.Event()
         self._reconfiguring = trio.Lock()
+        self.stopping = trio.Event()
+        """Set once it has been asked to stop."""
         self.ended = trio.Event()
         """Set once it has stopped."""
 
@@ -103,31 +104,34 @@ class Partition:
 
     async def run(self) -> None:
         """Run until `stop`, then let jobs end in time, and cancel the rest."""
-        self._consumers.clear()
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
-            for queue, max_workers in self._wanted.items():
-                self._start_consumer(queue, max_workers)
-            self._begun.set()
-            await self._stop_requested.wait()
-            logger.info("partition %r stops", self.id)
-            await self._wind_down(nursery)
-        self._nursery = None
+            try:
+                for queue, max_workers in self._wanted.items():
+                    self._start_consumer(queue, max_workers)
+                self._begun.set()
+                await self.stopping.wait()
+                logger.info("partition %r stops", self.id)
+                await self._wind_down(nursery)
+            finally:
+                self._nursery = None
+                self._consumers.clear()
 
     def stop(self) -> None:
         """Ask the partition to stop; `ended` is set when it has."""
-        self._stop_requested.set()
+        self.stopping.set()
 
     def _start_consumer(self, queue: str, max_workers: int) -> None:
+        if self._nursery is None or self.stopping.is_set():
+            return  # A partition that waits for its restart starts what is wanted then.
         consumer = self._make_consumer(self.id, queue, max_workers)
         self._consumers[queue] = consumer
-        if self._nursery is not None:  # It is, between the beginning and the end of `run`.
-            name = f"{self.id}-{queue}"
-            self._nursery.start_soon(self._supervise, queue, consumer, name=name)
+        self._nursery.start_soon(self._supervise, queue, consumer, name=f"{self.id}-{queue}")
 
     async def _supervise(self, queue: str, consumer: QueueConsumer) -> None:
         name = f"queue {queue!r} of partition {self.id!r}"
-        await supervise(consumer.run, name=name, policy=RestartPolicy())
+        stopping = consumer.stopping
+        await supervise(consumer.run, name=name, policy=RestartPolicy(), stopping=stopping)
         if self._consumers.get(queue) is consumer:
             del self._consumers[queue]
 
@@ -154,22 +158,33 @@ class Partition:
     # Reconfiguring...
 
     async def reconfigure(self, queues: Mapping[str, int]) -> None:
-        """Have exactly these queues consumed; those left out run dry, and running jobs finish."""
+        """Have exactly these queues consumed; those left out run dry, and running jobs finish.
+
+        Cancellation: a change that has begun is made whole.
+        """
         await self._begun.wait()
         async with self._reconfiguring:
-            current = {name: each.max_workers for name, each in self._consumers.items()}
-            changes = diff(current, queues)
-            self._wanted = dict(queues)
-            for queue in changes.stop:
-                await self._retire(queue)
-            for queue, max_workers in changes.resize.items():
-                await self._consumers[queue].resize(max_workers)
-            for queue, max_workers in changes.start.items():
-                self._start_consumer(queue, max_workers)
+            with trio.CancelScope(shield=True):
+                await self._apply(queues)
 
-    async def _retire(self, queue: str) -> None:
+    async def _apply(self, queues: Mapping[str, int]) -> None:
+        self._wanted = dict(queues)
+        consumers = self.consumers
+        current = {queue: each.max_workers for queue, each in consumers.items()}
+        changes = diff(current, queues)
+        for queue in changes.stop:
+            await self._retire(queue, consumers[queue])
+        for queue, max_workers in changes.resize.items():
+            consumer = self._consumers.get(queue)
+            if consumer is not None:
+                await consumer.resize(max_workers)
+            else:  # It ran dry and was dismissed meanwhile.
+                self._start_consumer(queue, max_workers)
+        for queue, max_workers in changes.start.items():
+            self._start_consumer(queue, max_workers)
+
+    async def _retire(self, queue: str, consumer: QueueConsumer) -> None:
         """Have a queue run dry; its consumer stays until then, and may be called back."""
-        consumer = self._consumers[queue]
         await consumer.resize(0)
         if self._nursery is not None:
             self._nursery.start_soon(self._dismiss, queue, consumer)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Awaitable, Callable
 from enum import Enum
+from typing import Any
 
 import attrs
 import trio
@@ -29,7 +31,10 @@ class Running:
     envelope: Envelope
     session: object = None
     """What brought its delivery."""
+    wait_turn: Callable[[], Awaitable[None]] | None = None
+    """Waits until no other copy of the job runs here, where there may be one."""
     in_thread: bool = False
+    """Whether it runs in a thread now."""
     scope: trio.CancelScope = attrs.Factory(trio.CancelScope)
     stopped: StopReason | None = None
 
@@ -49,17 +54,25 @@ async def perform(job: Job, running: Running, threads: trio.CapacityLimiter) -> 
     """Perform a job in its scope; return what became of it.
 
     Cancellation: `trio.Cancelled` of a surrounding scope goes on; that of the job's own scope is
-    an outcome.
+    an outcome. What a job raises as it is cancelled, whichever scope that was, is no failure.
     """
+    if running.stopped is not None:
+        return _stopped(running)
     try:
-        if running.in_thread:
-            return await _in_thread(job, running, threads)
-        return await _in_task(job, running)
+        with running.scope:
+            if running.wait_turn is not None:
+                await running.wait_turn()
+            if job.runs_in_thread:
+                return await _in_thread(job, running, threads)
+            return await _in_task(job, running)
+        return _stopped(running)
     except BaseException as exc:
         # The handler stands outside the job's scope: what a job with its own nursery raises while
         # it is cancelled leaves the scope as a group without the scope's own cancellation.
-        if not is_failure(exc):
+        if isinstance(exc, trio.Cancelled) or holds(exc, KeyboardInterrupt):
             raise
+        if trio.current_effective_deadline() == -math.inf:
+            return o.Interrupted()
         return outcome_of(_without_our_frames(exc), running)
 
 
@@ -75,27 +88,29 @@ async def _in_task(job: Job, running: Running) -> o.Outcome:
     limit = running.envelope.max_execution_time
     if limit is not None:
         running.scope.deadline = trio.current_time() + limit
-    with running.scope:
-        return o.Succeeded(await job.perform())
-    return _stopped(running)
+    return o.Succeeded(await job.perform())
 
 
 async def _in_thread(job: Job, running: Running, threads: trio.CapacityLimiter) -> o.Outcome:
     """Run a plain function; one that takes too long counts as timed out only once it ends."""
     limit = running.envelope.max_execution_time
-    started = trio.current_time()
-    with running.scope:
+    latest = math.inf if limit is None else trio.current_time() + limit
+    running.in_thread = True
+    error: Exception | None = None
+    result: Any = None
+    try:
         result = await trio.to_thread.run_sync(job.perform, abandon_on_cancel=True, limiter=threads)
-        if running.stopped is StopReason.LOST:
-            return o.DeliveryLost()
-        if limit is not None and trio.current_time() - started > limit:
-            return o.Failed(JobTimeout(limit))
-        return o.Succeeded(result)
-    return _stopped(running)
+    except Exception as exc:
+        if trio.current_time() <= latest:
+            raise
+        error = exc
+    if running.stopped is not None or trio.current_time() > latest:
+        return _stopped(running, error)
+    return o.Succeeded(result)
 
 
 def _stopped(running: Running, cause: BaseException | None = None) -> o.Outcome:
-    """Say what the cancellation of a job's scope means."""
+    """Say what it means that a job was stopped, or took too long."""
     match running.stopped:
         case StopReason.SHUTDOWN:
             return o.Interrupted()
@@ -136,6 +151,11 @@ def is_failure(exc: BaseException) -> bool:
 
     `SystemExit` and asyncio's cancellation are failures of that job: neither may end the node.
     """
+    return not holds(exc, trio.Cancelled) and not holds(exc, KeyboardInterrupt)
+
+
+def holds(exc: BaseException, kind: type[BaseException]) -> bool:
+    """Tell whether an exception is of a kind, or is a group with one of that kind in it."""
     if isinstance(exc, BaseExceptionGroup):
-        return all(is_failure(each) for each in exc.exceptions)
-    return not isinstance(exc, trio.Cancelled | KeyboardInterrupt)
+        return any(holds(each, kind) for each in exc.exceptions)
+    return isinstance(exc, kind)

@@ -56,11 +56,13 @@ class Intake:
         self._send, self._receive = trio.open_memory_channel[Delivery](size)
         self._on_arrival = on_arrival
         self._untaken = 0
-        self._waiting = 0
+        self.idle = 0
+        """Workers that wait for a delivery, or are about to."""
 
-    def needs_more_than(self, workers: int) -> bool:
-        """Tell whether there are more deliveries than workers that wait, and so many others."""
-        return self._untaken > self._waiting + workers
+    @property
+    def needs_more(self) -> bool:
+        """Whether there are more deliveries than workers to take them."""
+        return self._untaken > self.idle
 
     def put(self, delivery: Delivery) -> None:
         """Take a delivery from the bridge: neither blocks nor raises."""
@@ -78,22 +80,19 @@ class Intake:
         Raises:
             trio.EndOfChannel: The intake was closed and there are no more.
         """
-        self._waiting += 1
-        try:
-            delivery = await self._receive.receive()
-        finally:
-            self._waiting -= 1
+        delivery = await self._receive.receive()
         self._untaken -= 1
         return delivery
 
-    def close(self) -> None:
-        """Take no more, and give back what no worker has taken."""
+    def close(self) -> list[Delivery]:
+        """Take no more; return what no worker has taken."""
         self._send.close()
+        untaken: list[Delivery] = []
         with suppress(trio.EndOfChannel):
             while True:
-                delivery = self._receive.receive_nowait()
-                self._untaken -= 1
-                _give_back(delivery)
+                untaken.append(self._receive.receive_nowait())
+        self._untaken -= len(untaken)
+        return untaken
 
 
 def _give_back(delivery: Delivery) -> None:
@@ -121,8 +120,9 @@ class Session:
         self._queues = queues
         self._worker = worker
         self._staff = staff
-        self._intake = Intake(staff.limit, self.staff_up)
-        self._prefetch = staff.limit
+        # The limit may have become 0 by now, and a prefetch of 0 would be one without end.
+        self._prefetch = max(1, staff.limit)
+        self._intake = Intake(self._prefetch, self.staff_up)
         self._live = 0
         self._quiet = trio.Event()
         self._nursery: trio.Nursery | None = None
@@ -156,7 +156,9 @@ class Session:
                     watchers.cancel_scope.cancel()
         finally:
             self._nursery = None
-            self._intake.close()
+            if not self.intake_ended.is_set():
+                with trio.CancelScope(shield=True):
+                    await self.close_intake()
 
     @property
     def running(self) -> list[Running]:
@@ -175,34 +177,31 @@ class Session:
                 return
             await self._unsubscribe()
             if self._staff.limit and not self.intake_ended.is_set():
-                self._intake = Intake(self._staff.limit, self.staff_up)
+                self._prefetch = self._staff.limit
+                self._intake = Intake(self._prefetch, self.staff_up)
                 try:
                     await self._subscribe()
                 except BrokerError as exc:
                     logger.info("queue %r: the intake ended: %s", self._queues[0], exc)
                 else:
                     return
-            self._end_intake()
+            self.intake_ended.set()
 
     async def close_intake(self) -> None:
         """Take no more; deliveries that no worker has taken go back to the broker."""
         async with self._retuning:
             await self._unsubscribe()
-            self._end_intake()
+            self.intake_ended.set()
 
     async def _subscribe(self) -> None:
-        self._prefetch, put = self._staff.limit, self._intake.put
+        prefetch, put = self._prefetch, self._intake.put
         for queue in self._queues:
-            await self._channel.subscribe(queue, prefetch=self._prefetch, on_delivery=put)
+            await self._channel.subscribe(queue, prefetch=prefetch, on_delivery=put)
 
     async def _unsubscribe(self) -> None:
         with suppress(BrokerError):  # Then the subscription is gone, which is what was wanted.
             await self._channel.unsubscribe()
-        self._intake.close()
-
-    def _end_intake(self) -> None:
-        self._intake.close()
-        self.intake_ended.set()
+        await self._worker.return_untouched(self._intake.close())
 
     async def _watch_queues(self) -> None:
         """Once a queue is deleted, leave the others too; a new session starts over."""
@@ -222,22 +221,19 @@ class Session:
             running = self.running
             text = "queue %r: %s; %d running jobs are cancelled"
             logger.warning(text, self._queues[0], exc, len(running))
-        self._worker.survived = {each.envelope.id for each in running}
+        lost = [each.envelope.id for each in running]
+        self._worker.note_survivors(lost + [each.message_id for each in self._intake.close()])
         for each in running:
             each.stop(StopReason.LOST)
-        self._end_intake()
+        self.intake_ended.set()
 
     # Workers...
 
     def staff_up(self) -> None:
         """Start the workers that are needed and allowed."""
-        nursery, spawned = self._nursery, 0
-        while (
-            nursery is not None
-            and self._intake.needs_more_than(spawned)
-            and self._staff.has_vacancy
-        ):
-            spawned += 1
+        nursery = self._nursery
+        while nursery is not None and self._intake.needs_more and self._staff.has_vacancy:
+            self._intake.idle += 1
             self._staff.hired += 1
             self._live += 1
             # Not in the context of the bridge, which is what called us.
@@ -252,10 +248,13 @@ class Session:
                 # effect when the task resumes, and taking a delivery always suspends it.
                 task.context = self._context.copy()
                 delivery = await intake.take()
+                intake.idle -= 1
                 await self._worker.handle(delivery, self)
+                intake.idle += 1
         except trio.EndOfChannel:
             pass
         finally:
+            intake.idle -= 1
             self._staff.hired -= 1
             self._live -= 1
             self._check_quiet()

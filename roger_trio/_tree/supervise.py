@@ -52,13 +52,17 @@ class RestartCount:
         return min(policy.max_delay, policy.first_delay * 2.0 ** min(count - 1, 32))
 
 
-async def supervise(fn: Callable[[], Awaitable[None]], *, name: str, policy: RestartPolicy) -> None:
+async def supervise(
+    fn: Callable[[], Awaitable[None]], *, name: str, policy: RestartPolicy, stopping: trio.Event
+) -> None:
     """Run a task until it returns; restart it when it fails.
 
     Args:
         fn: The task.
         name: What the log calls it.
         policy: When to restart it, and how often.
+        stopping: Set once the task is to end: what fails then, or waits for its restart, is not
+            restarted.
 
     Raises:
         Exception: What the task raised last, once it failed too often.
@@ -66,11 +70,15 @@ async def supervise(fn: Callable[[], Awaitable[None]], *, name: str, policy: Res
     count = RestartCount(policy)
     while True:
         try:
-            return await fn()
+            await fn()
+            return
         except Exception as exc:
             delay = count.next_delay(trio.current_time())
             if delay is None:
                 logger.error("%s failed too often", name)
                 raise
             logger.error("%s failed; restarting in %.1f s", name, delay, exc_info=exc)
-            await trio.sleep(delay)
+        with trio.move_on_after(delay):
+            await stopping.wait()
+        if stopping.is_set():
+            return

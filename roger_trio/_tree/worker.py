@@ -4,30 +4,43 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from time import monotonic
 from typing import Any, Final, assert_never
 
 import attrs
 import trio
 
-from .._brokers.base import Broker, BrokerError, ConnectionLost, Delivery, Message
-from .._errors import RogerError
+from .._brokers.base import (
+    Broker,
+    BrokerError,
+    ConnectionLost,
+    Delivery,
+    Message,
+    PublishRefused,
+)
+from .._config import MAX_DELAY
 from .._jobs import buried, outcome as o, wire
 from .._jobs.callbacks import Callbacks, overridden
 from .._jobs.context import AmbientClient, current_client, current_envelope
-from .._jobs.envelope import Envelope, JobError
+from .._jobs.envelope import Envelope
 from .._jobs.job import Job
 from .._logs import log_job
 from .._topology import QueueNames
+from .burial import BuriedLimit
+from .ending import log_end, message_of
 from .performing import Running, is_failure, perform
 
 logger = logging.getLogger("roger_trio.jobs")
 
 SETTLE_TIMEOUT: Final = 10.0
 """Seconds that what must follow a job may take to be confirmed, also while the node stops."""
+
+_MAX_SURVIVORS: Final = 10_000
+"""Ids of lost deliveries that are remembered at most; forgetting one counts a death too many."""
 
 
 @attrs.frozen(kw_only=True)
@@ -58,8 +71,9 @@ class Worker:
         self._threads = trio.CapacityLimiter(math.inf)
         self.running: set[Running] = set()
         """The jobs that run now."""
-        self.survived: set[str] = set()
-        """Ids of jobs whose delivery was lost with a connection while this process lived on."""
+        self._ended = trio.lowlevel.ParkingLot()
+        self._limit = BuriedLimit(settings.broker, settings.names.buried, settings.max_buried)
+        self._survived: set[str] = set()
 
     async def handle(self, delivery: Delivery, session: object) -> None:
         """Turn a delivery into an outcome and settle it.
@@ -90,14 +104,56 @@ class Worker:
 
     # Running...
 
+    def note_survivors(self, ids: Iterable[str]) -> None:
+        """Note jobs whose delivery was lost with a connection while this process lives on."""
+        if len(self._survived) > _MAX_SURVIVORS:  # Other nodes took them.
+            self._survived.clear()
+        self._survived.update(ids)
+
+    async def return_untouched(self, deliveries: Iterable[Delivery]) -> None:
+        """Give back deliveries that no worker has taken, without counting a death.
+
+        Cancellation: they are given back all the same.
+        """
+        suspects: list[Delivery] = []
+        for each in deliveries:
+            if each.queue == self._settings.names.redelivered and not each.redelivered:
+                suspects.append(each)
+            else:
+                self._give_back(each)
+        if not suspects:
+            return
+        # What comes back from there counts as a death, so it is sent there anew instead.
+        sent = False
+        with trio.move_on_after(SETTLE_TIMEOUT, shield=True), suppress(BrokerError):
+            again = [Message(each.body, each.message_id) for each in suspects]
+            await self._settings.broker.publish_many(self._settings.names.redelivered, again)
+            sent = True
+        with suppress(ConnectionLost):  # Then the broker takes them back by itself.
+            for each in suspects:
+                each.ack() if sent else each.give_back()
+
     async def _run(self, delivery: Delivery, running: Running) -> None:
         envelope = running.envelope
+        if envelope.redelivered and self._copies(running):
+            running.wait_turn = partial(self._wait_turn, running)
         self.running.add(running)
         try:
             job_type, outcome, state = await self._reach_outcome(delivery, running)
             await self._conclude(delivery, envelope, job_type, outcome, state)
         finally:
             self.running.discard(running)
+            self._ended.unpark_all()
+
+    def _copies(self, running: Running) -> list[Running]:
+        """Find the same job, still running here though its delivery was lost."""
+        id = running.envelope.id
+        return [each for each in self.running if each.envelope.id == id and each is not running]
+
+    async def _wait_turn(self, running: Running) -> None:
+        while any(each.wait_turn is None for each in self._copies(running)):
+            await self._ended.park()
+        running.wait_turn = None
 
     async def _reach_outcome(
         self, delivery: Delivery, running: Running
@@ -110,13 +166,12 @@ class Worker:
                 state = await self._call("before_run", envelope)
             try:
                 job = envelope.load()
-            except RogerError as exc:
+            except Exception as exc:  # noqa: BLE001 -- the user's own checks may raise anything
                 return None, o.NotRunnable(exc), state
             job_type = type(job)
-            running.in_thread = job_type.runs_in_thread
             started = monotonic()
             outcome = await perform(job, running, self._threads)
-        except trio.Cancelled:
+        except BaseException:
             await self._abandon(delivery, envelope)
             raise
         if logger.isEnabledFor(logging.INFO) and isinstance(outcome, o.Succeeded):
@@ -140,7 +195,7 @@ class Worker:
         follow is confirmed, nothing keeps the delivery from being settled.
         """
         settlement = self._decide(envelope, job_type, outcome)
-        _log_end(envelope, outcome, settlement)
+        log_end(envelope, outcome, settlement)
         if isinstance(settlement, o.GiveBack):
             await self._abandon(delivery, envelope)
         elif isinstance(settlement, o.LeaveAlone):
@@ -151,7 +206,7 @@ class Worker:
             finally:
                 self._ack(delivery, envelope)
             if isinstance(settlement, o.PutAway):
-                await self._limit_buried()
+                await self._limit.enforce()
 
     def _decide(
         self, envelope: Envelope, job_type: type[Job] | None, outcome: o.Outcome
@@ -172,11 +227,11 @@ class Worker:
         match settlement:
             case o.RunAgain(delay, retry_count):
                 again = attrs.evolve(envelope, retry_count=retry_count, deaths=0)
-                message = _message(again)
-                return await self._publish(delivery, envelope, names.work, message, delay)
+                message, wait = message_of(again), min(delay, MAX_DELAY)
+                return await self._publish(delivery, envelope, names.work, message, delay=wait)
             case o.PutAway(error):
-                message = _message(envelope, buried.error_of(error))
-                return await self._publish(delivery, envelope, names.buried, message)
+                forms = [message_of(envelope, each) for each in buried.errors_of(error)]
+                return await self._publish(delivery, envelope, names.buried, *forms)
             case o.Finish() | o.LeaveAlone() | o.GiveBack():
                 return True
             case _:
@@ -187,18 +242,24 @@ class Worker:
         delivery: Delivery,
         envelope: Envelope,
         queue: str,
-        message: Message,
+        *messages: Message,
         delay: float = 0.0,
     ) -> bool:
-        """Publish within `SETTLE_TIMEOUT`, else give the delivery back: nothing is lost."""
+        """Publish within `SETTLE_TIMEOUT`, else give the delivery back: nothing is lost.
+
+        Of several messages the first one counts that the broker takes.
+        """
         trouble: object = f"it was not confirmed within {SETTLE_TIMEOUT:g} s"
         with trio.move_on_after(SETTLE_TIMEOUT, shield=True):
-            try:
-                await self._settings.broker.publish(queue, message, delay=delay)
-            except BrokerError as exc:
-                trouble = exc
-            else:
-                return True
+            for message in messages:
+                try:
+                    await self._settings.broker.publish(queue, message, delay=delay)
+                    return True
+                except PublishRefused as exc:
+                    trouble = exc
+                except BrokerError as exc:
+                    trouble = exc
+                    break
         text = "cannot go on to queue %r (%s); it is given back and runs again"
         log_job(logger, logging.ERROR, envelope, text, queue, trouble)
         self._give_back(delivery)
@@ -247,7 +308,7 @@ class Worker:
         """Give back a job that did not end, without spending an attempt or counting a death."""
         if delivery.queue != self._settings.names.redelivered:
             self._give_back(delivery)
-        elif await self._publish(delivery, envelope, delivery.queue, _message(envelope)):
+        elif await self._publish(delivery, envelope, delivery.queue, message_of(envelope)):
             self._ack(delivery, envelope)
 
     # What was handed out before, or is no job...
@@ -259,15 +320,15 @@ class Worker:
             redelivered=delivery.redelivered,
             in_redelivered_queue=delivery.queue == redelivered,
             deaths=envelope.deaths,
-            survived=envelope.id in self.survived,
+            survived=envelope.id in self._survived,
             max_deliveries=self._settings.max_deliveries,
         )
-        self.survived.discard(envelope.id)
+        self._survived.discard(envelope.id)
         match admission:
             case o.Run():
                 return True
             case o.Requeue(deaths):
-                message = _message(attrs.evolve(envelope, deaths=deaths))
+                message = message_of(attrs.evolve(envelope, deaths=deaths))
                 if await self._publish(delivery, envelope, redelivered, message):
                     self._ack(delivery, envelope)
             case o.PutAway(error):
@@ -282,72 +343,14 @@ class Worker:
         envelope = buried.foreign(
             delivery.message_id, partition=settings.partition, queue=settings.queue
         )
-        headers = {buried.ERROR_HEADER: buried.dump_error(buried.error_of(error))}
-        message = Message(delivery.body, envelope.id, headers)
+        forms = [
+            Message(delivery.body, envelope.id, buried.headers_of(each))
+            for each in buried.errors_of(error)
+        ]
         log_job(logger, logging.ERROR, envelope, "buried, as it is not a job: %s", error.reason)
-        if await self._publish(delivery, envelope, settings.names.buried, message):
+        if await self._publish(delivery, envelope, settings.names.buried, *forms):
             try:
                 await self._call("on_buried", envelope, error, None)
             finally:
                 self._ack(delivery, envelope)
-            await self._limit_buried()
-
-    async def _limit_buried(self) -> None:
-        """Drop the oldest buried jobs beyond `max_buried`."""
-        limit, queue = self._settings.max_buried, self._settings.names.buried
-        if limit is None:
-            return
-        broker = self._settings.broker
-        dropped = 0
-        try:
-            excess = (await broker.count(queue)).messages - limit
-            if excess > 0:
-                async with broker.browse(queue, excess) as oldest:
-                    for delivery in oldest:
-                        delivery.ack()
-                        dropped += 1
-        except BrokerError as exc:
-            logger.warning("queue %r could not be kept to %d jobs: %s", queue, limit, exc)
-        if dropped:
-            text = "dropped %d of the oldest buried jobs of %s/%s: max_buried is %d"
-            where = (self._settings.partition, self._settings.queue)
-            logger.warning(text, dropped, *where, limit)
-
-
-def _log_end(envelope: Envelope, outcome: o.Outcome, settlement: o.Settlement) -> None:
-    """Log how an attempt ended, where it did not succeed."""
-    match outcome, settlement:
-        case o.Succeeded(), _:
-            pass
-        case (
-            o.Failed(error) | o.NotRunnable(error) | o.RetryRequested(error),
-            o.RunAgain(delay, count),
-        ):
-            kind = type(error).__name__
-            text = "attempt %d failed, the next one is in %g s: %s: %s"
-            log_job(logger, logging.WARNING, envelope, text, count, delay, kind, error)
-        case _, o.PutAway(error):
-            text = "buried after %d retries: %s: %s"
-            kind = type(error).__name__
-            count = envelope.retry_count
-            log_job(logger, logging.ERROR, envelope, text, count, kind, error, error=error)
-        case o.Failed(error), _:
-            kind = type(error).__name__
-            text = "failed: %s: %s"
-            log_job(logger, logging.ERROR, envelope, text, kind, error, error=error)
-        case o.Snoozed(seconds), _:
-            log_job(logger, logging.INFO, envelope, "snoozed for %g s", seconds)
-        case o.Discarded(reason), _:
-            log_job(logger, logging.INFO, envelope, "discarded: %s", reason or "no reason given")
-        case o.Interrupted(), _:
-            log_job(logger, logging.WARNING, envelope, "interrupted as the node stops; given back")
-        case o.DeliveryLost(), _:
-            text = "cancelled, as the connection that brought it is gone; the broker redelivers it"
-            log_job(logger, logging.WARNING, envelope, text)
-        case _:
-            pass
-
-
-def _message(envelope: Envelope, error: JobError | None = None) -> Message:
-    headers = {buried.ERROR_HEADER: buried.dump_error(error)} if error is not None else None
-    return Message(wire.dump(envelope), envelope.id, headers)
+            await self._limit.enforce()

@@ -1,0 +1,280 @@
+"""What the promises' tests share: nodes, jobs that tell what they do, an independent witness."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import subprocess
+import sys
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from pathlib import Path
+from typing import Any
+
+import attrs
+import trio
+from pamqp import body as pamqp_body, commands, frame, header
+
+import roger_trio as roger
+from tests.amqp import AmqpSession
+
+ROOT = Path(__file__).parents[2]
+HUBS: dict[str, Hub] = {}
+
+
+class Hub:
+    """Where the jobs of one test report, and wait to be let on."""
+
+    def __init__(self) -> None:
+        self.name = secrets.token_hex(4)
+        self.log: list[tuple[str, str]] = []
+        self.times: dict[tuple[str, str], list[float]] = {}
+        self.running: list[str] = []
+        self.most = 0
+        self.twice = False
+        self.gate = trio.Event()
+        self.extra: dict[str, Any] = {}
+        self._changed = trio.lowlevel.ParkingLot()
+
+    def tell(self, what: str, tag: str = "") -> None:
+        """Note that something happened."""
+        self.log.append((what, tag))
+        self.times.setdefault((what, tag), []).append(trio.current_time())
+        self._changed.unpark_all()
+
+    def count(self, what: str, tag: str | None = None) -> int:
+        """Count how often something happened, to one tag or to all."""
+        return sum(1 for each in self.log if each[0] == what and tag in (None, each[1]))
+
+    async def wait(self, what: str, count: int = 1, tag: str | None = None) -> None:
+        """Wait until something has happened so often."""
+        while self.count(what, tag) < count:
+            await self._changed.park()
+
+    @contextlib.contextmanager
+    def occupied(self, tag: str) -> Generator[None]:
+        """Count a job as running."""
+        self.twice |= tag in self.running
+        self.running.append(tag)
+        self.most = max(self.most, len(self.running))
+        try:
+            yield
+        finally:
+            self.running.remove(tag)
+
+
+@contextlib.contextmanager
+def new_hub() -> Generator[Hub]:
+    """Make a hub that jobs find by its name."""
+    hub = Hub()
+    HUBS[hub.name] = hub
+    try:
+        yield hub
+    finally:
+        del HUBS[hub.name]
+
+
+@roger.job
+async def note(hub: str, tag: str = "") -> str:
+    """Tell that it ran."""
+    HUBS[hub].tell("ran", tag)
+    return f"result of {tag}"
+
+
+@roger.job
+async def hold(hub: str, tag: str = "") -> None:
+    """Run until the gate opens."""
+    here = HUBS[hub]
+    with here.occupied(tag):
+        here.tell("began", tag)
+        try:
+            await here.gate.wait()
+        except trio.Cancelled:
+            here.tell("cancelled", tag)
+            raise
+        here.tell("ended", tag)
+
+
+@roger.job
+async def brief(hub: str, tag: str = "", seconds: float = 0.01) -> None:
+    """Run for a moment."""
+    here = HUBS[hub]
+    with here.occupied(tag):
+        await trio.sleep(seconds)
+    here.tell("ran", tag)
+
+
+@roger.job(retryable=True, retry_levels=(0.25, 1.0))
+async def fail(hub: str, tag: str = "") -> None:
+    """Fail each time."""
+    HUBS[hub].tell("ran", tag)
+    raise ValueError(f"no {tag}")
+
+
+@roger.job(retryable=True)
+async def do(hub: str, tag: str = "") -> Any:
+    """Do what the test put into the hub."""
+    HUBS[hub].tell("ran", tag)
+    return await HUBS[hub].extra["do"]()
+
+
+@roger.job
+def in_thread(hub: str, tag: str = "") -> None:
+    """Run in a thread until the test lets it go."""
+    here = HUBS[hub]
+    trio.from_thread.run_sync(here.tell, "began", tag)
+    here.extra["release"].wait(30)
+    with contextlib.suppress(trio.RunFinishedError):
+        trio.from_thread.run_sync(here.tell, "ended", tag)
+
+
+@attrs.frozen
+class Setup:
+    """Makes configurations for one test's partition."""
+
+    url: str
+    prefix: str
+    partition: str
+    created_queues: set[str]
+
+    def config(self, queues: dict[str, int] | None = None, **options: Any) -> roger.Config:
+        """Make a configuration; queues default to one, with ten workers."""
+        partitions = {self.partition: {"default": 10} if queues is None else queues}
+        partitions = options.pop("partitions", partitions)
+        for partition, its_queues in partitions.items():
+            for queue in its_queues:
+                self.created_queues.update(self.names(queue, partition))
+        settle = options.pop("queue_settle_time", 0)
+        broker = roger.AmqpConfig.from_url(f"{self.url}?queue_settle_time={settle}")
+        options = {"prefix": self.prefix, "enqueue_timeout": 20.0} | options
+        return roger.Config(broker=broker, partitions=partitions, **options)
+
+    def client_config(self, **options: Any) -> roger.Config:
+        """Make a configuration for a client."""
+        return self.config(**options)
+
+    def names(self, queue: str = "default", partition: str | None = None) -> tuple[str, str, str]:
+        """Name the broker queues: work, redelivered, buried."""
+        work = f"{self.prefix}{partition or self.partition}-{queue}"
+        return work, f"{work}.redelivered", f"{work}.buried"
+
+
+@contextlib.asynccontextmanager
+async def serving(config: roger.Config) -> AsyncGenerator[roger.Node]:
+    """Run a node in this process; at the end it is cancelled, which is graceful."""
+    async with trio.open_nursery() as nursery:
+        node = await nursery.start(roger.serve, config)
+        yield node
+        nursery.cancel_scope.cancel()
+
+
+async def eventually(check: Callable[[], Awaitable[bool]], *, within: float = 20) -> None:
+    """Wait until something that only the broker knows is true."""
+    with trio.fail_after(within):
+        while not await check():  # noqa: ASYNC110 -- the broker sends no word of it
+            await trio.sleep(0.03)
+
+
+class Program:
+    """A node in a process of its own, and the lines it writes."""
+
+    def __init__(self, process: trio.Process) -> None:
+        self.process = process
+        self.lines: list[str] = []
+        self._changed = trio.lowlevel.ParkingLot()
+        self.ended = trio.Event()
+
+    async def read(self) -> None:
+        """Collect its lines until it ends."""
+        assert self.process.stdout is not None
+        rest = b""
+        async for chunk in self.process.stdout:
+            *lines, rest = (rest + chunk).split(b"\n")
+            self.lines += [line.decode() for line in lines]
+            self._changed.unpark_all()
+        await self.process.wait()
+        self.ended.set()
+        self._changed.unpark_all()
+
+    def count(self, start: str) -> int:
+        """Count the lines that begin so."""
+        return sum(line.startswith(start) for line in self.lines)
+
+    async def wait(self, start: str, count: int = 1) -> None:
+        """Wait for so many lines that begin so."""
+        while self.count(start) < count:
+            assert not self.ended.is_set(), f"ended before {start!r}: {self.lines}"
+            await self._changed.park()
+
+
+@contextlib.asynccontextmanager
+async def program(setup: Setup, **options: Any) -> AsyncGenerator[Program]:
+    """Run `tests.apps.node` in a process of its own; killed at the end."""
+    options = {
+        "broker": setup.url,
+        "prefix": setup.prefix,
+        "partitions": {setup.partition: {"default": 10}},
+        **options,
+    }
+    command = [sys.executable, "-m", "tests.apps.node", json.dumps(options)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = await trio.lowlevel.open_process(
+        command, stdout=subprocess.PIPE, cwd=str(ROOT), env=environment
+    )
+    here = Program(process)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(here.read)
+        try:
+            yield here
+        finally:
+            if process.poll() is None:
+                process.kill()
+            with trio.CancelScope(shield=True):
+                await here.ended.wait()
+
+
+class Witness(AmqpSession):
+    """An AMQP client that shares no code with roger_trio: publishes any bytes, and reads them."""
+
+    def publish(
+        self, queue: str, payload: bytes, *, properties: dict[str, Any] | None = None
+    ) -> None:
+        """Publish bytes to a queue."""
+        kept = commands.Basic.Properties(**{"delivery_mode": 2, **(properties or {})})
+        self._send(frame.marshal(commands.Basic.Publish(exchange="", routing_key=queue), 1))
+        self._send(frame.marshal(header.ContentHeader(0, len(payload), kept), 1))
+        for start in range(0, len(payload), 100_000):
+            part = payload[start : start + 100_000]
+            self._send(frame.marshal(pamqp_body.ContentBody(part), 1))
+
+    def take_all(self, queue: str) -> list[bytes]:
+        """Take all bodies of a queue, and leave it empty."""
+        found: list[bytes] = []
+        while self.count(queue):
+            request = commands.Basic.Get(queue=queue, no_ack=True)
+            self.call(request, commands.Basic.GetOk)
+            head: Any = self._receive(header.ContentHeader)  # type: ignore[type-var]
+            payload = b""
+            while len(payload) < head.body_size:
+                part: Any = self._receive(pamqp_body.ContentBody)  # type: ignore[type-var]
+                payload += part.value
+            found.append(payload)
+        return found
+
+    def count(self, queue: str) -> int:
+        """Count what is ready in a queue."""
+        declare = commands.Queue.Declare(queue=queue, passive=True)
+        return int(self.call(declare, commands.Queue.DeclareOk).message_count)
+
+    def consumers(self, queue: str) -> int:
+        """Count the consumers of a queue."""
+        declare = commands.Queue.Declare(queue=queue, passive=True)
+        return int(self.call(declare, commands.Queue.DeclareOk).consumer_count)
+
+    def declare_classic(self, queue: str) -> None:
+        """Declare a queue as roger_trio would not."""
+        declare = commands.Queue.Declare(
+            queue=queue, durable=True, arguments={"x-queue-type": "classic"}
+        )
+        self.call(declare, commands.Queue.DeclareOk)
