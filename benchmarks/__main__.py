@@ -15,7 +15,7 @@ import aiormq
 from . import environment
 from .catalogue import ALL
 from .harness import Harness, ProgramFailed, Settings
-from .report import render
+from .report import publish, render
 
 LOCAL_URL = "amqp://guest:guest@localhost:5672/"
 
@@ -40,6 +40,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
     made.add_argument("--show", type=Path, metavar="FILE", help="print the figures of such a file")
     made.add_argument(
+        "--publish", type=Path, metavar="FILE", help="put the figures of such a file into README.md"
+    )
+    made.add_argument(
         "--amqp",
         default=os.environ.get("ROGER_TEST_AMQP") or LOCAL_URL,
         metavar="URL",
@@ -54,6 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = made.parse_args(arguments)
     if options.show is not None:
         print(render(json.loads(options.show.read_text())))
+        return 0
+    if options.publish is not None:
+        publish(options.publish)
         return 0
     unknown = set(options.names) - {each.name for each in ALL}
     if unknown or options.repeats < 1:

@@ -147,3 +147,6 @@ UNITS: Final = {
     "early_mib": "after 10,000, MiB",
     "most_mib": "most, MiB",
 }
+
+WALL_CLOCK: Final = frozenset(("per_second", "median_ms", "p99_ms"))
+"""Metrics that only a quiet machine tells the truth about."""

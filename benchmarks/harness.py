@@ -22,6 +22,8 @@ from .work import Metrics, Work
 SIDES: Final = {"roger": "benchmarks.with_roger", "aiormq": "benchmarks.with_aiormq"}
 TIMEOUT: Final = 600.0
 """Seconds that one program may take."""
+QUIET: Final = 0.05
+"""Share of the processors that others may use while wall clock is measured."""
 _ROOT: Final = Path(__file__).parent.parent
 
 Summary = dict[str, float]
@@ -89,7 +91,7 @@ class Harness:
         """Wait until others leave the processors alone, or patience ends."""
         share = environment.busy_share()
         waited = 0.0
-        while share is not None and share > 0.05 and waited < self._settings.patience:
+        while share is not None and share > QUIET and waited < self._settings.patience:
             if not waited:
                 self._say(f"others use {share:.0%} of the processors; waiting")
             waited += 1

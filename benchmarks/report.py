@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
-from .catalogue import ALL, UNITS, Target
-from .harness import Summary
+from .catalogue import ALL, UNITS, WALL_CLOCK, Target
+from .harness import QUIET, Summary
+
+README: Final = Path(__file__).parent / "README.md"
+FIGURES: Final = re.compile(r"<!-- figures: (\S+) -->\n(.*?)\n<!-- end -->", re.DOTALL)
+"""The part of the README that `publish` writes: the file's name, and its tables."""
 
 _NAMES = {each.name: each for each in ALL}
 
@@ -15,6 +22,13 @@ def render(results: dict[str, Any]) -> str:
     """Write results as Markdown: environment, figures, targets."""
     parts = (_environment(results), _figures(results), _targets(results))
     return "\n\n".join("\n".join(lines) for lines in parts)
+
+
+def publish(file: Path) -> None:
+    """Put the figures of a file in ``results/`` into the README."""
+    tables = render(json.loads(file.read_text()))
+    part = f"<!-- figures: results/{file.name} -->\n\n{tables}\n\n<!-- end -->"
+    README.write_text(FIGURES.sub(lambda _: part, README.read_text()))
 
 
 def _environment(results: dict[str, Any]) -> Iterator[str]:
@@ -64,4 +78,7 @@ def _target(benchmark: dict[str, Any], target: Target) -> str:
     sign = "≥" if target.at_least else "≤"
     what = f"{benchmark['title']}: {UNITS[target.metric]}{', ratio' if target.of_ratio else ''}"
     verdict = "met" if target.is_met(value) else "**missed**"
+    busy = benchmark["others_busy_before"] or 0.0
+    if target.metric in WALL_CLOCK and busy > QUIET:
+        verdict += f", but others used {busy:.0%} of the processors"
     return f"| {what} | {sign} {target.limit:,g} | {value:,.2f} | {verdict} |"

@@ -20,7 +20,7 @@ from .work import Growth, Meter, Metrics, Work, latencies, report, resident_mib,
 
 GAP = 0.02
 WINDOW = 1000
-"""Publishes on their way at a time; with fewer or more it is slower."""
+"""Publishes on their way at a time; fewer are slower, more are no faster."""
 TEXT = "Dear Ada, your engine is ready."
 
 Handler = Callable[[Any], Awaitable[None]]

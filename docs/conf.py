@@ -53,7 +53,14 @@ def bring_back(
     lines[:] = fields.pop(name, lines)
 
 
+def tidy_defaults(*event: Any) -> tuple[str | None, str | None]:
+    """Write ``...`` for a default that attrs makes anew for each object."""
+    signature, returns = event[-2:]
+    return signature and signature.replace("= NOTHING", "= ..."), returns
+
+
 def setup(app: Any) -> None:
     """Run one hook before napoleon, whose priority is 500, and one after it."""
+    app.connect("autodoc-process-signature", tidy_defaults)
     app.connect("autodoc-process-docstring", set_aside, priority=400)
     app.connect("autodoc-process-docstring", bring_back, priority=600)

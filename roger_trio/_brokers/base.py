@@ -132,7 +132,8 @@ class Channel(Protocol):
     ) -> None:
         """Have deliveries of `queue` handed to `on_delivery`, at most `prefetch` unsettled.
 
-        `on_delivery` is called synchronously and must neither block nor raise.
+        `on_delivery` is called synchronously and must neither block nor raise; if it raises, that
+        is logged and ends the channel.
 
         Raises:
             QueueMissing: There is no such queue.
@@ -215,18 +216,30 @@ class Broker(Protocol):
 
         Raises:
             QueueMissing: There is no such queue, and it was never declared here.
-            PublishRefused: The broker said no.
+            MessageTooLarge: The message, or what is beside its body, is too large.
+            PublishRefused: The broker said no, or the queue takes no delayed messages.
+            QueueRefused: The queue had to be declared again, and the broker would not have it.
         """
         ...
 
     async def publish_many(
         self, queue: str, messages: Sequence[Message], *, delay: float = 0.0
     ) -> None:
-        """Publish all, pipelined and in order; return when all are confirmed."""
+        """Publish all, pipelined and in order; return when all are confirmed.
+
+        Raises:
+            QueueMissing: As `publish`.
+            PublishRefused: The broker said no to some of them; all others are kept.
+        """
         ...
 
     def open_channel(self) -> AbstractAsyncContextManager[Channel]:
-        """Open a channel to consume on."""
+        """Open a channel to consume on; what is unsettled at exit goes back.
+
+        Raises:
+            QueueRefused: The broker allows no further channel.
+            ConnectionLost: The connection was lost on the way.
+        """
         ...
 
     def browse(self, queue: str, limit: int) -> AbstractAsyncContextManager[Sequence[Delivery]]:
@@ -238,7 +251,11 @@ class Broker(Protocol):
         ...
 
     async def purge(self, queue: str) -> int:
-        """Delete all that is ready in the queue; return how many that was."""
+        """Delete all that is ready in the queue; return how many that was.
+
+        Raises:
+            QueueMissing: There is no such queue.
+        """
         ...
 
     async def count(self, queue: str) -> QueueCount:

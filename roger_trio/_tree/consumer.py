@@ -85,6 +85,7 @@ class QueueConsumer:
     def stop(self) -> None:
         """Take no more jobs; `run` returns when the running ones have ended."""
         self.stopping.set()
+        self._staff.limit = 0  # So that no worker takes what is still in the intake.
         self._intake_scope.cancel()
 
     def stop_jobs(self) -> None:

@@ -249,10 +249,16 @@ class Session:
                 task.context = self._context.copy()
                 delivery = await intake.take()
                 intake.idle -= 1
-                await self._worker.handle(delivery, self)
+                if self._staff.is_overstaffed:  # The limit fell while it waited.
+                    await self._worker.return_untouched((delivery,))
+                else:
+                    await self._worker.handle(delivery, self)
                 intake.idle += 1
         except trio.EndOfChannel:
             pass
+        except BaseException:
+            self._nursery = None  # The session ends: a worker hired now would end like this one.
+            raise
         finally:
             intake.idle -= 1
             self._staff.hired -= 1

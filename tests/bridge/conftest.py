@@ -49,7 +49,12 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
 def _node(certificates: Certificates) -> Iterator[PrivateRabbit]:
     """Run one node for all of the folder's tests: starting one takes seconds."""
     settings = [f"max_message_size = {MAX_MESSAGE}"]
-    with PrivateRabbit(tls=certificates.server, settings=settings) as rabbit:
+    made = PrivateRabbit(tls=certificates.server, settings=settings)
+    # A delayed message that is on its way from level to level when the broker stops is not lost,
+    # but handed over again only after this time, by default three minutes.
+    option = "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS"
+    made._environment[option] = "-rabbit dead_letter_worker_publisher_confirm_timeout 2000"
+    with made as rabbit:
         rabbit.ctl("add_vhost", "elsewhere")
         rabbit.ctl("add_user", "reader", "secret-word")
         for vhost in ("/", "elsewhere"):

@@ -4,9 +4,11 @@
 
     broker.py        RabbitBroker: the Broker protocol over two links
     link.py          Link: one connection kept alive, with backoff
+    connecting.py    from a configuration to a connection, or why not
     connection.py    Connection: one live connection; control by aiormq
     topology.py      queue declarations and the delay levels
-    channels.py      what rides on a channel: deliveries, confirms, gets
+    publishing.py    PublishChannel and confirms
+    channels.py      what rides on a channel: deliveries, gets
     transport.py     Transport: the Trio stream under aiormq, and the frame splitter
     frames.py        the bytes
 """

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final, NoReturn
 
@@ -30,16 +30,12 @@ from ..base import (
     QueueSpec,
 )
 from . import topology
-from .channels import Confirmation, GetChannel, PublishChannel, RabbitDelivery
 from .connection import Connection
 from .link import Link
+from .publishing import Batch, Confirmation, write_all
 
 logger = logging.getLogger(__name__)
 
-_RETURNS: Final = 3
-"""Times a message that no queue took is sent again after its queue was declared anew."""
-_LOOK_AHEAD: Final = 16
-"""Messages asked for at once where there are more than the broker had counted."""
 _PAUSE: Final = 0.05
 """Seconds before what a lost channel or connection left unconfirmed is sent again."""
 
@@ -230,7 +226,7 @@ class RabbitBroker:
         self, queue: str, messages: Sequence[Message], *, delay: float = 0.0
     ) -> None:
         """Publish all, pipelined and in order; return when all are confirmed."""
-        batch = _Batch(messages)
+        batch = Batch(messages)
         while batch.left:
             try:
                 await self._publish_once(queue, delay, batch)
@@ -239,7 +235,7 @@ class RabbitBroker:
         if batch.refusal is not None:
             raise batch.refusal
 
-    async def _publish_once(self, queue: str, delay: float, batch: _Batch) -> None:
+    async def _publish_once(self, queue: str, delay: float, batch: Batch) -> None:
         """Publish what is left of a batch, and note what has to go out again."""
         if batch.missing is not None:
             await self._declare_again(queue, batch.missing)
@@ -247,7 +243,7 @@ class RabbitBroker:
         connection = await self._publishing.wait_up()
         publisher = await connection.publisher()
         confirmation = Confirmation(len(batch.left))
-        await _write_all(publisher, exchange, key, batch.left, confirmation)
+        await write_all(publisher, exchange, key, batch.left, confirmation)
         await confirmation.wait()
         batch.note(confirmation.failures)
 
@@ -295,7 +291,7 @@ class RabbitBroker:
         connection = await self._consuming.wait_up()
         async with connection.open_getter() as getter:
             ready = (await self.count(queue)).messages
-            taken = await _take(getter, queue, limit, ready)
+            taken = await getter.look(queue, limit, ready)
             try:
                 yield taken
             finally:
@@ -320,86 +316,6 @@ class RabbitBroker:
     async def _control(self, frame: Any) -> Any:
         connection = await self._consuming.wait_up()
         return await connection.control(frame)
-
-
-async def _take(getter: GetChannel, queue: str, limit: int, guess: int) -> Sequence[RabbitDelivery]:
-    """Take up to `limit` messages; the broker's count is a guess, as it lags behind."""
-    taken: list[RabbitDelivery] = []
-    asked = max(1, guess)
-    while len(taken) < limit:
-        asked = min(limit - len(taken), asked)
-        got = await getter.take(queue, asked)
-        taken += got
-        if len(got) < asked:
-            break
-        asked = _LOOK_AHEAD
-    return taken
-
-
-class _Batch:
-    """Messages to publish in order: those without the broker's word yet."""
-
-    def __init__(self, messages: Sequence[Message]) -> None:
-        self.left = messages
-        self.refusal: BrokerError | None = None
-        """Why the broker would not take the first of those that it refused."""
-        self.missing: QueueMissing | None = None
-        """Why messages came back, if they did the last time."""
-        self._returns = 0
-
-    def note(self, failures: Mapping[int, BrokerError]) -> None:
-        """Keep what has to go out again.
-
-        Args:
-            failures: Position in `left` → why the message was not kept.
-
-        Raises:
-            QueueMissing: Messages came back too often.
-        """
-        self.missing = None
-        again: list[int] = []
-        for position, error in sorted(failures.items()):
-            match error:
-                case QueueMissing():
-                    self.missing = self.missing or error
-                    again.append(position)
-                case ConnectionLost():
-                    again.append(position)
-                case _:
-                    self.refusal = self.refusal or error
-        self.left = [self.left[position] for position in again]
-        if self.missing is not None:
-            self._returns += 1
-            if self._returns > _RETURNS:
-                raise self.missing
-
-
-async def _write_all(
-    publisher: PublishChannel,
-    exchange: str,
-    key: str,
-    messages: Sequence[Message],
-    confirmation: Confirmation,
-) -> None:
-    """Write messages as the window allows; those that cannot be written count as lost."""
-    for position, message in enumerate(messages):
-        try:
-            await publisher.wait_room()
-            publisher.publish(
-                exchange,
-                key,
-                message.body,
-                message.message_id.encode(),
-                message.headers,
-                confirmation=confirmation,
-                position=position,
-            )
-        except PublishRefused as exc:
-            confirmation.settle(position, exc)
-        except ConnectionLost as exc:
-            for unwritten in range(position, len(messages)):
-                confirmation.settle(unwritten, exc)
-            return
 
 
 async def _declare_quorum(connection: Connection, name: str, arguments: topology.Arguments) -> bool:

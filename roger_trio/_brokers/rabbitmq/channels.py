@@ -1,4 +1,4 @@
-"""What rides on a data channel: deliveries, publisher confirms, and gets.
+"""What rides on a data channel: deliveries and gets; publishes are in ``publishing.py``.
 
 A channel is opened, tuned and subscribed by aiormq; the classes here handle the frames that carry
 jobs. They are called by the transport's reading task, must not block, and hold no task of their
@@ -18,8 +18,6 @@ from ..base import (
     BrokerError,
     ConnectionLost,
     Delivery,
-    MessageTooLarge,
-    PublishRefused,
     QueueMissing,
 )
 from . import frames
@@ -27,10 +25,10 @@ from .transport import Transport
 
 logger = logging.getLogger(__name__)
 
-_ACCESS_REFUSED: Final = 403
-_NOT_FOUND: Final = 404
-_PRECONDITION_FAILED: Final = 406
+NOT_FOUND: Final = 404
 _GET_TIMEOUT: Final = 30.0
+_LOOK_AHEAD: Final = 16
+"""Messages asked for at once where there are more than the broker had counted."""
 
 
 class Channel:
@@ -171,7 +169,7 @@ class Channel:
 
 def channel_error(reason: frames.CloseReason) -> BrokerError:
     """Turn the broker's reason to close a channel into an error."""
-    if reason.code == _NOT_FOUND:
+    if reason.code == NOT_FOUND:
         return QueueMissing(str(reason))
     return ConnectionLost(f"the broker closed the channel: {reason}")
 
@@ -294,15 +292,31 @@ class GetChannel(Channel):
         self._taken: list[RabbitDelivery] = []
         self._answered = trio.Event()
 
-    async def take(self, queue: str, limit: int) -> list[RabbitDelivery]:
-        """Take up to `limit` messages; fewer when the queue has no more ready.
+    async def look(self, queue: str, limit: int, guess: int) -> list[RabbitDelivery]:
+        """Take up to `limit` messages from the head of a queue.
+
+        Args:
+            queue: The queue.
+            limit: The most to take.
+            guess: How many there may be; the broker's count lags behind.
 
         Raises:
             QueueMissing: There is no such queue; the channel is gone.
             ConnectionLost: The channel or connection is gone.
         """
-        if limit <= 0:
-            return []
+        taken: list[RabbitDelivery] = []
+        asked = max(1, guess)
+        while len(taken) < limit:
+            asked = min(limit - len(taken), asked)
+            got = await self._take(queue, asked)
+            taken += got
+            if len(got) < asked:
+                break
+            asked = _LOOK_AHEAD
+        return taken
+
+    async def _take(self, queue: str, limit: int) -> list[RabbitDelivery]:
+        """Take up to `limit` messages, at least 1; fewer when the queue has no more ready."""
         self._queue, self._awaited, self._taken = queue, limit, []
         self._answered = trio.Event()
         self.write(frames.get(self.number, queue) * limit)
@@ -353,189 +367,3 @@ class GetChannel(Channel):
         else:
             for each in unsettled:
                 each.give_back()
-
-
-class Confirmation:
-    """What the broker said to a batch of publishes; one waiter."""
-
-    __slots__ = ("_done", "_missing", "failures")
-
-    def __init__(self, count: int) -> None:
-        self._missing = count
-        self._done = trio.Event()
-        self.failures: dict[int, BrokerError] = {}
-        """Position in the batch → why that message was not kept."""
-
-    def settle(self, position: int, error: BrokerError | None) -> None:
-        """Note the broker's word for one message of the batch."""
-        if error is not None:
-            self.failures.setdefault(position, error)
-        self._missing -= 1
-        if not self._missing:
-            self._done.set()
-
-    async def wait(self) -> None:
-        """Wait for the broker's word on every message."""
-        await self._done.wait()
-
-
-class _Pending:
-    """A published message without the broker's word yet."""
-
-    __slots__ = ("body", "confirmation", "destination", "message_id", "position", "returned")
-
-    def __init__(
-        self,
-        confirmation: Confirmation,
-        position: int,
-        destination: tuple[str, str],
-        message_id: bytes,
-        body: bytes,
-    ) -> None:
-        self.confirmation = confirmation
-        self.position = position
-        self.destination = destination
-        self.message_id = message_id
-        self.body = body
-        self.returned: BrokerError | None = None
-
-    @property
-    def exchange(self) -> str:
-        """The exchange it went to, as the broker's errors call it."""
-        return self.destination[0] or "amq.default"
-
-
-def _size(pending: _Pending) -> int:
-    return len(pending.body)
-
-
-class PublishChannel(Channel):
-    """Publishes with confirms, at most a window of them without the broker's word."""
-
-    WINDOW: Final = 2000
-    """Messages without the broker's word above which publishers wait."""
-
-    def __init__(self, transport: Transport, number: int, frame_max: int) -> None:
-        super().__init__(transport, number)
-        self._frame_max = frame_max
-        self._sequence = 0
-        self._lowest = 1  # Every lower delivery tag has been confirmed.
-        self._pending: dict[int, _Pending] = {}
-        self._room = trio.lowlevel.ParkingLot()
-        self._methods: dict[tuple[str, str], bytes] = {}
-
-    async def wait_room(self) -> None:
-        """Wait for room in the window of unconfirmed messages.
-
-        Raises:
-            ConnectionLost: The channel is gone.
-        """
-        while len(self._pending) >= self.WINDOW and self.closed is None:
-            await self._room.park()
-        await self.transport.wait_room()
-
-    def publish(
-        self,
-        exchange: str,
-        routing_key: str,
-        body: bytes,
-        message_id: bytes,
-        headers: Mapping[str, str | int] | None,
-        *,
-        confirmation: Confirmation,
-        position: int,
-    ) -> None:
-        """Write one mandatory, persistent message.
-
-        The broker's word arrives at `confirmation` under `position`.
-
-        Raises:
-            ConnectionLost: The channel is gone; nothing was written.
-            MessageTooLarge: The headers do not fit into a frame; nothing was written.
-        """
-        destination = (exchange, routing_key)
-        method = self._methods.get(destination)
-        if method is None:
-            method = self._remember(destination)
-        content = frames.content(self.number, body, message_id, headers, self._frame_max)
-        self.write(method + content)
-        self._sequence += 1
-        self._pending[self._sequence] = _Pending(
-            confirmation, position, destination, message_id, body
-        )
-
-    def _remember(self, destination: tuple[str, str]) -> bytes:
-        if len(self._methods) >= self.WINDOW:
-            self._methods.clear()
-        made = frames.publish_method(self.number, *destination)
-        self._methods[destination] = made
-        return made
-
-    def on_method(self, method: int, payload: bytes) -> bool:
-        """Take confirms and returns."""
-        if method == frames.BASIC_ACK:
-            self._confirm(payload, refused=False)
-        elif method == frames.BASIC_NACK:
-            self._confirm(payload, refused=True)
-        elif method == frames.BASIC_RETURN:
-            self.expect_content(payload)
-        else:
-            return False
-        return True
-
-    def _confirm(self, payload: bytes, *, refused: bool) -> None:
-        tag, multiple = frames.tag_and_flag.unpack_from(payload, 4)
-        error = PublishRefused("the broker refused the message") if refused else None
-        if multiple & 1:
-            for number in range(self._lowest, min(tag, self._sequence) + 1):
-                self._settle(number, error)
-            self._lowest = max(self._lowest, min(tag, self._sequence) + 1)
-        else:
-            self._settle(tag, error)
-            while self._lowest <= self._sequence and self._lowest not in self._pending:
-                self._lowest += 1
-        self._room.unpark_all()
-
-    def _settle(self, tag: int, error: BrokerError | None) -> None:
-        pending = self._pending.pop(tag, None)
-        if pending is not None:
-            pending.confirmation.settle(pending.position, error or pending.returned)
-
-    def on_content(self, method: bytes, header: bytes, body: bytes) -> None:
-        """Note a message that no queue took; its confirm follows and settles it."""
-        message_id = (frames.properties(header).properties.message_id or "").encode()
-        returned = frames.returned(method)
-        for pending in self._pending.values():
-            if (
-                pending.returned is None
-                and pending.destination == returned.destination
-                and pending.message_id == message_id
-                and pending.body == body
-            ):
-                pending.returned = QueueMissing(f"{returned.reason}: queue {returned.key!r}")
-                return
-
-    def close_error(self, reason: frames.CloseReason) -> BrokerError:
-        """Find the messages that are the reason; all others go out again."""
-        error = ConnectionLost(f"the broker closed the channel: {reason}")
-        pending = list(self._pending.values())
-        ours = [each for each in pending if f"'{each.exchange}'" in reason.text]
-        if reason.code == _PRECONDITION_FAILED and "message size" in reason.text:
-            for each in sorted(pending, key=_size)[-1:]:
-                each.returned = MessageTooLarge(str(reason))
-        elif reason.code == _NOT_FOUND:
-            for each in ours:
-                each.returned = QueueMissing(str(reason))
-        elif reason.code == _ACCESS_REFUSED:
-            for each in ours:
-                each.returned = PublishRefused(str(reason))
-        else:
-            return PublishRefused(str(error))
-        return error
-
-    def on_end(self, error: BrokerError) -> None:
-        """Tell every waiter that no word will come."""
-        pending, self._pending = self._pending, {}
-        for each in pending.values():
-            each.confirmation.settle(each.position, each.returned or error)
-        self._room.unpark_all()

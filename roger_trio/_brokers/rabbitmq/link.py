@@ -11,7 +11,8 @@ import trio_asyncio
 
 from ..._config import AmqpConfig
 from ..base import BrokerError, ConnectionLost, ConnectionRefused
-from .connection import Connection, connect
+from .connecting import connect
+from .connection import Connection
 
 logger = logging.getLogger(__name__)
 

@@ -18,12 +18,8 @@ from roger_trio._brokers.base import (
     PublishRefused,
     QueueMissing,
 )
-from roger_trio._brokers.rabbitmq.channels import (
-    Channel,
-    Confirmation,
-    ConsumeChannel,
-    PublishChannel,
-)
+from roger_trio._brokers.rabbitmq.channels import Channel, ConsumeChannel
+from roger_trio._brokers.rabbitmq.publishing import Confirmation, PublishChannel
 from roger_trio._brokers.rabbitmq.transport import Transport
 from tests.unit.brokers import wire
 

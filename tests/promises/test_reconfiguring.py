@@ -1,0 +1,421 @@
+"""Promises 2, 10 and 12: concurrency, connections that are lost, and partitions that fail."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+
+import roger_trio as roger
+from roger_trio._tree.consumer import QueueConsumer
+from tests.promises.support import (
+    HUBS,
+    Hub,
+    Setup,
+    Witness,
+    brief,
+    eventually,
+    hold,
+    in_thread,
+    note,
+    serving,
+)
+
+
+async def _nothing_left(node: roger.Node, witness: Witness, setup: Setup) -> bool:
+    work, redelivered, _ = setup.names()
+    return witness.count(work) == witness.count(redelivered) == 0
+
+
+async def test_twenty_reconfigurations_under_load_strand_no_job_and_no_consumer(
+    setup: Setup, hub: Hub, witness: Witness
+) -> None:
+    """Failure 11: nothing stuck unacknowledged, one consumer, never more than `max_workers`."""
+    partition, total = setup.partition, 3000
+    work, redelivered, _ = setup.names()
+    most_allowed = 0
+    async with serving(setup.config({"default": 3})) as node:
+        await node.enqueue_many([brief.job(hub.name, str(n)) for n in range(total)], partition)
+        for size in (3, 12, 1, 20, 0, 5, 30, 2, 0, 8) * 2:
+            hub.most = 0
+            if size:
+                most_allowed = max(most_allowed, size)
+                await node.reconfigure(partition, {"default": size})
+                done = hub.count("ran")
+                with trio.fail_after(20):
+                    await hub.wait("ran", min(total, done + 40))
+            else:
+                await node.reconfigure(partition, {})
+            assert hub.most <= most_allowed
+        with trio.fail_after(30):
+            await hub.wait("ran", total)
+            await node.drain()
+        assert witness.consumers(work) == 0
+        await node.reconfigure(partition, {"default": 2})
+        assert (witness.consumers(work), witness.consumers(redelivered)) == (1, 1)
+        assert await _nothing_left(node, witness, setup)
+        assert not await node.buried_jobs(partition, "default")
+        assert hub.count("ran") == total
+    assert witness.consumers(work) == 0
+
+
+async def test_fewer_workers_take_effect_as_jobs_end_and_more_at_once(
+    setup: Setup, hub: Hub
+) -> None:
+    """Promise 2: running jobs finish, none starts above the new limit, standing ones are kept."""
+    partition = setup.partition
+    async with serving(setup.config({"default": 4})) as node:
+        await node.enqueue_many([hold.job(hub.name, str(n)) for n in range(12)], partition)
+        with trio.fail_after(10):
+            await hub.wait("began", 4)
+            await node.reconfigure(partition, {"default": 2})
+            await node.reconfigure(partition, {"default": 6})
+            await hub.wait("began", 6)
+            await node.reconfigure(partition, {"default": 1})
+            assert hub.most == 6
+            hub.gate.set()
+            await hub.wait("ended", 12)
+    assert hub.most == 6
+    assert hub.count("cancelled") == 0
+
+
+async def test_a_reconfiguration_whose_caller_gives_up_is_made_whole(
+    setup: Setup, hub: Hub
+) -> None:
+    """Cancelling `reconfigure` in the middle leaves no queue without its consumer."""
+    partition = setup.partition
+    async with serving(setup.config({"default": 1})) as node:
+        for size in range(2, 12):
+            with trio.move_on_after(0) as scope:
+                await node.reconfigure(partition, {"default": size})
+            assert scope.cancel_called
+        await node.enqueue_many([hold.job(hub.name, str(n)) for n in range(11)], partition)
+        await node.reconfigure(partition, {"default": 11})
+        with trio.fail_after(10):
+            await hub.wait("began", 11)
+        hub.gate.set()
+
+
+async def test_give_backs_never_count_as_deaths(setup: Setup, hub: Hub) -> None:
+    """Reconfigurations, looks and stops of a node bury no job, however often it comes back."""
+    partition = setup.partition
+    blockers = [hold.job(hub.name, f"b{n}") for n in range(2)]
+    for _ in range(3):
+        async with serving(setup.config({"default": 2}, shutdown_timeout=0, max_deliveries=2)) as n:
+            if not hub.count("began"):
+                await n.enqueue_many(blockers, partition)
+                await n.enqueue_many([note.job(hub.name, str(i)) for i in range(8)], partition)
+            with trio.fail_after(10):
+                await hub.wait("began", hub.count("cancelled") + 2)
+            for size in (1, 2, 1, 2, 1, 2):
+                await n.reconfigure(partition, {"default": size})
+                await n.queued_jobs(partition, "default")
+    hub.gate.set()
+    async with serving(setup.config({"default": 2}, max_deliveries=2)) as node:
+        with trio.fail_after(20):
+            await hub.wait("ran", 8)
+            await hub.wait("ended", 2)
+        await node.drain()
+        assert await node.buried_jobs(partition, "default") == []
+    assert hub.count("ran") == 8
+
+
+async def test_stop_start_and_reconfigure_meet_each_other_and_none_is_lost(
+    setup: Setup, hub: Hub
+) -> None:
+    """Stopping twice at once, starting while stopping, reconfiguring while stopping: all end."""
+    partition = setup.partition
+    async with serving(setup.config({"default": 2})) as node:
+        await node.enqueue(hold.job(hub.name), partition)
+        with trio.fail_after(20):
+            await hub.wait("began")
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(node.stop_partition, partition)
+                nursery.start_soon(node.stop_partition, partition)
+                await trio.testing.wait_all_tasks_blocked(0.01)
+                with pytest.raises(roger.PartitionNotRunning, match="being stopped"):
+                    await node.reconfigure(partition, {"other": 1})
+                nursery.start_soon(node.start_partition, partition, {"default": 3})
+                await trio.testing.wait_all_tasks_blocked(0.01)
+                hub.gate.set()
+        assert (await node.running_partitions())[node.name][partition]["default"].max_workers == 3
+        await node.stop_partition(partition)
+        with pytest.raises(roger.PartitionNotRunning):
+            await node.stop_partition(partition)
+        with pytest.raises(roger.PartitionNotRunning):
+            await node.reconfigure(partition, {"default": 1})
+    with pytest.raises(roger.RogerError, match="not running"):
+        await node.start_partition(partition, {"default": 1})
+
+
+async def test_stopping_races_with_reconfiguring_and_both_return(setup: Setup) -> None:
+    """A queue that is added while its partition stops keeps neither of them from ending."""
+    partition = setup.partition
+    async with serving(setup.config({"default": 2})) as node:
+        for turn in range(8):
+            with trio.fail_after(15):
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(node.reconfigure, partition, {"other": 1 + turn})
+                    for _ in range(turn * 3):
+                        await trio.lowlevel.checkpoint()
+                    nursery.start_soon(node.stop_partition, partition)
+                await node.start_partition(partition, {"default": 2})
+
+
+async def test_drain_waits_for_running_jobs_and_reconfigure_takes_jobs_again(
+    setup: Setup, hub: Hub
+) -> None:
+    """While drained, jobs wait in the broker; afterwards they run."""
+    partition = setup.partition
+    async with serving(setup.config({"default": 2})) as node:
+        await node.enqueue(hold.job(hub.name), partition)
+        with trio.fail_after(15):
+            await hub.wait("began")
+            assert [each.name for each in (await node.running_jobs(partition))[node.name]] == [
+                hold.options.name
+            ]
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(node.drain)
+                await trio.testing.wait_all_tasks_blocked(0.05)
+                await node.enqueue(note.job(hub.name), partition)
+                hub.gate.set()
+            assert hub.count("ended") == 1
+            assert [each.name for each in await node.queued_jobs(partition, "default")] == [
+                note.options.name
+            ]
+            await node.reconfigure(partition, {"default": 1})
+            await hub.wait("ran")
+            assert (await node.running_jobs())[node.name] == {partition: []}
+
+
+async def test_a_queue_deleted_under_its_consumer_is_consumed_again(
+    setup: Setup, hub: Hub, witness: Witness
+) -> None:
+    """Hole n: a consumer that the broker cancels comes back, with its queue."""
+    async with serving(setup.config({"default": 2})) as node:
+        witness.delete_queue(setup.names()[0])
+        await node.enqueue(note.job(hub.name), setup.partition)
+        with trio.fail_after(20):
+            await hub.wait("ran")
+
+
+# Isolation...
+
+
+async def test_a_misdeclared_queue_stops_only_itself_and_recovers_by_itself(
+    setup: Setup, hub: Hub, witness: Witness, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Promise 12: the error names queue and both sides; the node starts; deleting it is enough."""
+    bad, good = f"{setup.partition}b", f"{setup.partition}g"
+    config = setup.config(partitions={bad: {"default": 1}, good: {"default": 1}})
+    [name, _, _] = setup.names("default", bad)
+    witness.declare_classic(name)
+    with trio.fail_after(30):
+        async with serving(config) as node:
+            await node.enqueue(note.job(hub.name, "good"), good)
+            await hub.wait("ran", tag="good")
+            [line] = {each.getMessage() for each in caplog.records if each.levelno >= logging.ERROR}
+            assert name in line
+            assert "classic" in line
+            assert "quorum" in line
+            witness.delete_queue(name)
+            await node.enqueue(note.job(hub.name, "bad"), bad)
+            await hub.wait("ran", tag="bad")
+
+
+async def test_a_consumer_that_crashes_restarts_and_its_neighbours_do_not_notice(
+    setup: Setup, hub: Hub, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Promise 12: a bug in one queue's consumer reaches neither a partition nor `started`."""
+    bad, good = f"{setup.partition}b", f"{setup.partition}g"
+    config = setup.config(partitions={bad: {"default": 1}, good: {"default": 1}})
+    crashes = 0
+    sound = QueueConsumer._keep_consuming
+
+    async def unsound(self: QueueConsumer, sessions: trio.Nursery) -> Any:
+        nonlocal crashes
+        if bad in self._names.work and crashes < 3:
+            crashes += 1
+            raise LookupError("a bug")
+        return await sound(self, sessions)
+
+    monkeypatch.setattr(QueueConsumer, "_keep_consuming", unsound)
+    with trio.fail_after(30):
+        async with serving(config) as node:
+            await node.enqueue(note.job(hub.name, "good"), good)
+            await hub.wait("ran", tag="good")
+            await node.enqueue(note.job(hub.name, "bad"), bad)
+            await hub.wait("ran", tag="bad")
+    assert crashes == 3
+    assert sum("restarting in" in each.getMessage() for each in caplog.records) == 3
+
+
+async def test_a_partition_that_fails_for_good_restarts_and_can_be_reconfigured_and_stopped(
+    setup: Setup, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Promise 12: between a partition's failure and its restart its controls still work."""
+    partition = setup.partition
+    broken = True
+    sound = QueueConsumer.run
+
+    async def unsound(self: QueueConsumer) -> None:
+        if broken:
+            raise BaseExceptionGroup("too bad", [LookupError("a bug")])
+        await sound(self)
+
+    monkeypatch.setattr(QueueConsumer, "run", unsound)
+    monkeypatch.setattr(
+        "roger_trio._tree.partition.RestartPolicy",
+        lambda: __import__("roger_trio._tree.supervise", fromlist=["_"]).RestartPolicy(
+            max_restarts=0
+        ),
+    )
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            scope = trio.CancelScope()
+
+            async def start() -> None:
+                with scope:
+                    await roger.serve(setup.config(partitions={}), task_status=_Started(box))
+
+            box: list[roger.Node] = []
+            nursery.start_soon(start)
+            while not box:
+                await trio.sleep(0.01)
+            node = box[0]
+            with trio.move_on_after(2):
+                await node.start_partition(partition, {"default": 1})
+            await node.reconfigure(partition, {"default": 2})
+            broken = False
+            await node.enqueue(note.job(hub.name), partition)
+            await hub.wait("ran")
+            await node.stop_partition(partition)
+            scope.cancel()
+
+
+class _Started:
+    def __init__(self, box: list[roger.Node]) -> None:
+        self._box = box
+
+    def started(self, value: roger.Node) -> None:
+        self._box.append(value)
+
+
+async def test_blocked_jobs_of_one_partition_do_not_stop_another(setup: Setup, hub: Hub) -> None:
+    """Promise 12: a flood that waits behind stuck jobs is nobody else's."""
+    stuck, other = f"{setup.partition}s", f"{setup.partition}o"
+    config = setup.config(partitions={stuck: {"default": 2}, other: {"default": 2}})
+    async with serving(config) as node:
+        await node.enqueue_many([hold.job(hub.name, str(n)) for n in range(500)], stuck)
+        with trio.fail_after(10):
+            await hub.wait("began", 2)
+            await node.enqueue_many([note.job(hub.name, str(n)) for n in range(50)], other)
+            await hub.wait("ran", 50)
+        hub.gate.set()
+
+
+# A lost connection, without a broker's death: the node closes its own...
+
+
+def _sever(node: roger.Node) -> None:
+    """Tear down both of a node's connections as a broken network would."""
+    for link in node._broker._links:  # type: ignore[attr-defined]
+        link._connection.transport.abort("severed by a test")
+
+
+async def test_jobs_of_a_lost_connection_are_cancelled_and_run_again_never_twice_at_once(
+    setup: Setup, hub: Hub
+) -> None:
+    """Failure 10, promise 10: a node does not run a job beside the copy that was redelivered."""
+
+    @roger.job(name="promises:slow_to_die")
+    async def slow_to_die(tag: str) -> None:
+        here = HUBS[hub.name]
+        with here.occupied(tag):
+            here.tell("began", tag)
+            try:
+                await here.gate.wait()
+            finally:
+                with trio.CancelScope(shield=True):
+                    await here.extra["let_die"].wait()
+            here.tell("ended", tag)
+
+    hub.extra["let_die"] = trio.Event()
+    async with serving(setup.config({"default": 8})) as node:
+        jobs = [slow_to_die.job(str(n)) for n in range(3)]
+        await node.enqueue_many(jobs, setup.partition)
+        with trio.fail_after(30):
+            await hub.wait("began", 3)
+            _sever(node)
+            await eventually(lambda: _connected(node))
+            await node.enqueue(note.job(hub.name), setup.partition)
+            await hub.wait("ran")  # The consumer is back, and so are the copies.
+            await eventually(lambda: _redelivered_empty(node, setup))
+            assert hub.count("began") == 3
+            hub.extra["let_die"].set()
+            await hub.wait("began", 6)
+            hub.gate.set()
+            await hub.wait("ended", 3)
+        assert not await node.buried_jobs(setup.partition, "default")
+    assert not hub.twice
+    assert hub.most == 3
+
+
+async def _connected(node: roger.Node) -> bool:
+    return node._broker.is_connected
+
+
+async def _redelivered_empty(node: roger.Node, setup: Setup) -> bool:
+    return not (await node._broker.count(setup.names()[1])).messages
+
+
+async def test_a_thread_that_outlives_its_connection_is_not_joined_by_its_copy(
+    setup: Setup, hub: Hub
+) -> None:
+    """Promise 10 for plain functions: the copy waits until the thread has ended."""
+    hub.extra["release"] = threading.Event()
+    async with serving(setup.config({"default": 4})) as node:
+        await node.enqueue(in_thread.job(hub.name, "t"), setup.partition)
+        with trio.fail_after(30):
+            await hub.wait("began")
+            _sever(node)
+            await eventually(lambda: _connected(node))
+            await node.enqueue(note.job(hub.name), setup.partition)
+            await hub.wait("ran")
+            await eventually(lambda: _redelivered_empty(node, setup))
+            assert hub.count("began") == 1
+            hub.extra["release"].set()
+            await hub.wait("ended", 2)
+        assert hub.log.index(("ended", "t")) < len(hub.log) - 1
+    assert [what for what, tag in hub.log if tag == "t"] == ["began", "ended", "began", "ended"]
+
+
+async def test_max_workers_hold_through_lost_connections_and_every_job_is_done(
+    setup: Setup, hub: Hub, witness: Witness
+) -> None:
+    """Promise 2: ten connections lost under load, never more workers, nothing stuck or buried."""
+    partition, total = setup.partition, 600
+    config = setup.config({"default": 5}, max_deliveries=2)
+    async with serving(config) as node:
+        await node.enqueue_many(
+            [brief.job(hub.name, str(n), 0.02) for n in range(total)], partition
+        )
+        for _ in range(6):
+            done = hub.count("ran")
+            with trio.fail_after(20):
+                await hub.wait("ran", min(total, done + 30))
+            _sever(node)
+            await eventually(lambda: _connected(node))
+        with trio.fail_after(30):
+            while len({tag for what, tag in hub.log if what == "ran"}) < total:
+                await hub.wait("ran", hub.count("ran") + 1)
+            await eventually(lambda: _nothing_left(node, witness, setup))
+            await node.drain()
+        assert not await node.buried_jobs(partition, "default")
+        assert not await node.queued_jobs(partition, "default")
+    assert hub.most <= 5
+    assert not hub.twice

@@ -1,0 +1,74 @@
+"""The benchmarks run, and their README shows the figures that are in the repository."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks import __main__ as command, report
+from benchmarks.harness import summarise, summary
+
+FOLDER = Path(__file__).parent.parent / "benchmarks"
+
+
+def test_quick_run_measures_both_sides(amqp_url: str, tmp_path: Path) -> None:
+    """The quickest run fills queues, publishes and consumes on both sides, and writes figures."""
+    file = tmp_path / "figures.json"
+    arguments = ["enqueue-many", "perform-10", "--quick", "--repeats=1", f"--json={file}"]
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks", *arguments, f"--amqp={amqp_url}"],
+        cwd=FOLDER.parent, capture_output=True, text=True, timeout=90, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    results = json.loads(file.read_text())
+    assert [each["name"] for each in results["benchmarks"]] == ["enqueue-many", "perform-10"]
+    for benchmark in results["benchmarks"]:
+        for metric in ("cpu_us", "per_second"):
+            for side in ("roger", "aiormq", "ratio"):
+                assert benchmark["metrics"][metric][side]["median"] > 0
+    assert "| enqueue_many, pipelined | CPU µs each |" in done.stdout
+
+
+def test_unknown_name_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    """A benchmark that does not exist is wrong usage, and the message names it."""
+    with pytest.raises(SystemExit) as exit_:
+        command.main(["enqueue", "nonsense"])
+    assert exit_.value.code == 2
+    assert "no such benchmark: nonsense" in capsys.readouterr().err
+
+
+def test_broker_that_is_not_there_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    """Without a RabbitMQ the command says so in a line and fails."""
+    assert command.main(["enqueue", "--amqp=amqp://guest:guest@localhost:1/"]) == 1
+    error = capsys.readouterr().err
+    assert "Traceback" not in error
+    assert error.strip()
+
+
+def test_summary_tells_median_and_spread() -> None:
+    """Repeats are summed up as median, extremes and the distance of the quartiles."""
+    assert summary([4.0, 1.0, 2.0, 3.0, 5.0]) == {"median": 3, "min": 1, "max": 5, "iqr": 2}
+    assert summary([7.0]) == {"median": 7, "min": 7, "max": 7, "iqr": 0}
+
+
+def test_ratio_is_of_runs_side_by_side() -> None:
+    """The ratio compares what ran in the same repeat, not medians of different moments."""
+    runs = {
+        "roger": [{"cpu_us": each} for each in (10.0, 40.0, 30.0)],
+        "aiormq": [{"cpu_us": each} for each in (20.0, 80.0, 30.0)],
+    }
+    assert summarise(runs)["cpu_us"]["ratio"] == {"median": 0.5, "min": 0.5, "max": 1, "iqr": 0.25}
+
+
+def test_readme_shows_the_figures_of_its_file() -> None:
+    """The table in the README is what the command makes of the file the README names."""
+    readme = report.README.read_text()
+    shown = report.FIGURES.search(readme)
+    assert shown is not None
+    results = json.loads((FOLDER / shown[1]).read_text())
+    assert shown[2].strip() == report.render(results)
+    assert not results["quick"]
