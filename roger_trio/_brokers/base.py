@@ -1,4 +1,4 @@
-"""What a broker is to the rest of roger_trio: six verbs over queue names and bytes.
+"""What a broker is to the rest of roger_trio: a few verbs over queue names and bytes.
 
 Everything above this seam speaks these protocols only. They are private and may change; the
 conformance suite in ``tests/conformance`` says what an implementation must do.
@@ -80,6 +80,7 @@ class QueueCount:
     messages: int
     """Messages ready for delivery; those on loan are not counted."""
     consumers: int
+    """Consumers that get messages; of a single-active queue's only the active one is counted."""
 
 
 class Delivery(Protocol):
@@ -263,5 +264,27 @@ class Broker(Protocol):
 
         Raises:
             QueueMissing: There is no such queue.
+        """
+        ...
+
+    async def broadcast(self, topic: str, body: bytes) -> None:
+        """Hand `body` to everybody who listens to `topic` now, in all processes.
+
+        It is kept for nobody: who listens later, or loses the connection, misses it.
+
+        Args:
+            topic: Letters, digits, ``_``, ``-`` and ``.``; need not exist.
+            body: What to say.
+
+        Raises:
+            PublishRefused: The broker said no.
+        """
+        ...
+
+    def listen(self, topic: str) -> AbstractAsyncContextManager[trio.MemoryReceiveChannel[bytes]]:
+        """Receive what is broadcast to `topic` from now on, in the order it was said.
+
+        The channel is bounded: who leaves too much unread loses the newest, and a WARNING says so
+        once. What is said while the connection is lost is missed.
         """
         ...

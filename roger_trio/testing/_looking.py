@@ -8,7 +8,7 @@ from typing import Any, Final, TypeAlias, cast
 import attrs
 import trio
 
-from .._brokers.embedded.engine import Engine, Waiting
+from .._brokers.embedded.engine import Waiting
 from .._brokers.embedded.open import find_memory
 from .._client import Client
 from .._errors import RogerError, UnknownJob
@@ -168,7 +168,7 @@ def _found(*, burials: bool) -> list[_Found]:
     prefix = _prefix()
     found = [
         _Found(_read(each, *place), each.due)
-        for each in memory.runner.look(Engine.waiting)
+        for each in memory.engine.waiting()
         for place in _places(each.queue, prefix, burials=burials)
     ]
     if not burials:  # What came back, or waits for a retry, was not enqueued just now.

@@ -11,7 +11,7 @@ import attrs
 import trio
 import trio.testing
 
-from .._brokers.embedded.open import Memory, memory_of_this_run, open_memory_broker
+from .._brokers.embedded.open import Memory, memory_of_this_run
 from .._config import Config
 from .._jobs.callbacks import Callbacks
 from .._jobs.context import current_client
@@ -74,7 +74,7 @@ class RunningNode(Node):
         """
         while True:
             while not self._is_idle():
-                await self._memory.runner.changed.park()
+                await self._memory.changed.park()
             # Whoever was about to enqueue something, or to end, gets to it.
             await trio.testing.wait_all_tasks_blocked()
             if self._is_idle():
@@ -84,7 +84,7 @@ class RunningNode(Node):
         nodes = nodes_of_this_run()
         # The broker does not know as consumed what lost its connection a moment ago.
         names = {name for node in nodes for name in node.consumed_names()}
-        return self._memory.runner.look(lambda engine: engine.is_quiet(names))
+        return self._memory.engine.is_quiet(names)
 
     def consumed_names(self) -> list[str]:
         """Return the broker queues this node consumes, or will once it is connected."""
@@ -104,7 +104,7 @@ class RunningNode(Node):
         try:
             await super()._host(partition)
         finally:
-            self._memory.runner.changed.unpark_all()
+            self._memory.changed.unpark_all()
 
     # Faults...
 
@@ -203,7 +203,8 @@ async def running_node(
     Cancellation: the node stops at once.
     """
     config = _config_for_test(config or DEFAULT_CONFIG, partitions, callbacks)
-    node = RunningNode(config, FaultyBroker(open_memory_broker()), memory_of_this_run())
+    memory = memory_of_this_run()
+    node = RunningNode(config, FaultyBroker(memory.open_broker()), memory)
     nodes = nodes_of_this_run()
     error: BaseException | None = None
     async with trio.open_nursery() as nursery:

@@ -8,13 +8,11 @@ from typing import Any, Literal, TypeAlias
 import attrs
 import trio
 
-from .._brokers.base import Message
-from .._brokers.embedded.broker import EmbeddedBroker
-from .._brokers.embedded.database import open_memory
-from .._brokers.embedded.presence import RunPresence
-from .._brokers.embedded.runner import InlineRunner
+from .._brokers.base import Broker, Message
+from .._brokers.embedded.open import Memory
 from .._client import Client, connect
 from .._config import Config
+from .._errors import RogerError
 from .._jobs import outcome as o, wire
 from .._jobs.callbacks import Callbacks
 from .._jobs.context import AmbientClient, current_client
@@ -125,9 +123,23 @@ class _Attempt:
 
     async def make(self, client: AmbientClient) -> Performed:
         """Enqueue the job into a broker of its own, and have a worker perform it."""
-        runner = InlineRunner(open_memory)
-        broker = EmbeddedBroker(runner, RunPresence({}), trio.current_time, "memory:")
-        envelope = await self._enqueue(broker)
+        broker = Memory().open_broker()
+        result: Performed | RogerError = RogerError("the job was not performed")
+        async with trio.open_nursery() as nursery:
+            await nursery.start(broker.run)
+            try:
+                envelope = await self._enqueue(broker)
+                result = await self._perform(envelope, client, broker)
+            except RogerError as exc:
+                result = exc  # Raised again below, out of the nursery.
+            nursery.cancel_scope.cancel()
+        if isinstance(result, RogerError):
+            raise result
+        return result
+
+    async def _perform(
+        self, envelope: Envelope, client: AmbientClient, broker: Broker
+    ) -> Performed:
         names = QueueNames.of("", envelope.partition, envelope.queue)
         worker = _RecordingWorker(
             WorkerSettings(
@@ -147,7 +159,7 @@ class _Attempt:
             nursery.start_soon(worker.handle, delivery, None)
         return _performed(*worker.ended)
 
-    async def _enqueue(self, broker: EmbeddedBroker) -> Envelope:
+    async def _enqueue(self, broker: Broker) -> Envelope:
         client = Client(self.config, broker)
         envelope = await client.enqueue(self.job, self.partition, queue=self.queue)
         if self.retry_count:

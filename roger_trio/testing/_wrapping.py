@@ -70,3 +70,11 @@ class WrappingBroker:
     async def count(self, queue: str) -> QueueCount:
         """Count what the queue holds."""
         return await self._inner.count(queue)
+
+    async def broadcast(self, topic: str, body: bytes) -> None:
+        """Hand `body` to everybody who listens to `topic` now."""
+        await self._inner.broadcast(topic, body)
+
+    def listen(self, topic: str) -> AbstractAsyncContextManager[trio.MemoryReceiveChannel[bytes]]:
+        """Receive what is broadcast to `topic` from now on."""
+        return self._inner.listen(topic)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
 
 import attrs
 import pytest
 import trio
 
 from roger_trio._brokers.base import Broker, QueueSpec
+from roger_trio._brokers.embedded.broker import EmbeddedBroker
+from roger_trio._brokers.embedded.open import open_memory_broker, open_sqlite_broker
 from roger_trio._brokers.rabbitmq import topology
 from roger_trio._brokers.rabbitmq.broker import RabbitBroker
 from roger_trio._config import AmqpConfig
@@ -29,11 +32,17 @@ class RabbitKit:
     config: AmqpConfig
     proxy: Proxy
     queues: set[str]
+    exchanges: set[str]
 
     def new_name(self) -> str:
         name = f"{self.prefix}c-{secrets.token_hex(4)}"
         self.queues.add(name)
         return name
+
+    def new_topic(self) -> str:
+        topic = f"topic-{secrets.token_hex(4)}"
+        self.exchanges.add(topology.topic_exchange(self.prefix, topic))
+        return topic
 
     @asynccontextmanager
     async def _other_broker(self) -> AsyncIterator[Broker]:
@@ -61,30 +70,107 @@ class RabbitKit:
             await settles_at(False, lambda: link.is_up and link.generation == generation)  # noqa: B023
 
 
-@pytest.fixture(params=["rabbitmq"])
-async def kit(
-    request: pytest.FixtureRequest,
-    amqp_url: str,
-    prefix: str,
-    created_queues: set[str],
-    created_exchanges: set[str],
-) -> AsyncIterator[Kit]:
+@attrs.define(eq=False)
+class EmbeddedKit:
+    """The embedded broker: every `open_broker` makes one over the same queues."""
+
+    open_broker: Callable[[], EmbeddedBroker]
+    broker: EmbeddedBroker
+
+    def new_name(self) -> str:
+        return f"c-{secrets.token_hex(4)}"
+
+    def new_topic(self) -> str:
+        return self.new_name()
+
+    @asynccontextmanager
+    async def _other_broker(self) -> AsyncIterator[Broker]:
+        other = self.open_broker()
+        async with trio.open_nursery() as nursery:
+            await nursery.start(other.run)
+            yield other
+            nursery.cancel_scope.cancel()
+
+    def other_broker(self) -> AbstractAsyncContextManager[Broker]:
+        return self._other_broker()
+
+    async def delete_queue(self, name: str) -> None:
+        pytest.skip("nobody but us has a hand in an embedded broker's queues")
+
+    async def lose_connection(self) -> None:
+        await self.broker.drop_connections()
+
+
+MakeKit = Callable[[], AbstractAsyncContextManager[Kit]]
+
+
+@pytest.fixture(params=["memory", "sqlite", "rabbitmq"])
+def make_kit(request: pytest.FixtureRequest, tmp_path: Path) -> MakeKit:
+    """Return what runs a broker of each kind."""
+    if request.param == "rabbitmq":
+        setup: RabbitSetup = request.getfixturevalue("rabbit_setup")
+        return lambda: run_rabbit(setup)
+    if request.param == "sqlite":
+        path = str(tmp_path / "roger.db")
+        return lambda: run_embedded(lambda: open_sqlite_broker(path))
+    return lambda: run_embedded(open_memory_broker)
+
+
+@pytest.fixture
+async def kit(make_kit: MakeKit) -> AsyncIterator[Kit]:
     """Run a broker of each kind."""
-    assert request.param == "rabbitmq"
-    levels = [topology.level_name(prefix, level) for level in range(topology.LEVELS)]
-    created_queues.update(levels)
-    ends = (topology.last_exchange(prefix), topology.marker_exchange(prefix))
-    created_exchanges.update(levels, ends)
-    direct = AmqpConfig.from_url(amqp_url)
+    async with make_kit() as kit:
+        yield kit
+
+
+@asynccontextmanager
+async def run_embedded(open_broker: Callable[[], EmbeddedBroker]) -> AsyncIterator[Kit]:
+    """Run an embedded broker."""
+    broker = open_broker()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(broker.run)
+        yield EmbeddedKit(open_broker, broker)
+        nursery.cancel_scope.cancel()
+
+
+@attrs.frozen
+class RabbitSetup:
+    """What the run's RabbitMQ is reached by, and what is cleaned up when it ends."""
+
+    url: str
+    prefix: str
+    queues: set[str]
+    exchanges: set[str]
+
+
+@pytest.fixture(scope="session")
+def rabbit_setup(
+    amqp_url: str, prefix: str, created_queues: set[str], created_exchanges: set[str]
+) -> RabbitSetup:
+    """Return it; only who asks for it needs a RabbitMQ."""
+    return RabbitSetup(amqp_url, prefix, created_queues, created_exchanges)
+
+
+@asynccontextmanager
+async def run_rabbit(setup: RabbitSetup) -> AsyncIterator[Kit]:
+    """Run a broker that is RabbitMQ."""
+    levels = [topology.level_name(setup.prefix, level) for level in range(topology.LEVELS)]
+    setup.queues.update(levels)
+    ends = (topology.last_exchange(setup.prefix), topology.marker_exchange(setup.prefix))
+    setup.exchanges.update(levels, ends)
+    direct = AmqpConfig.from_url(setup.url)
     proxy = Proxy(direct.host, direct.port)
     async with trio.open_nursery() as nursery:
         await nursery.start(proxy.run)
-        config = attrs.evolve(direct, host="127.0.0.1", port=proxy.port, queue_settle_time=0.0)
-        broker = RabbitBroker(config, prefix=prefix, name="conformance", consumes=True)
+        config = attrs.evolve(direct, queue_settle_time=0.0)
+        proxied = attrs.evolve(config, host="127.0.0.1", port=proxy.port)
+        broker = RabbitBroker(proxied, prefix=setup.prefix, name="conformance", consumes=True)
         with trio.CancelScope() as scope:
             async with trio.open_nursery() as brokers:
                 await brokers.start(broker.run)
-                yield RabbitKit(broker, amqp_url, prefix, config, proxy, created_queues)
+                yield RabbitKit(
+                    broker, setup.url, setup.prefix, config, proxy, setup.queues, setup.exchanges
+                )
                 scope.cancel()
         nursery.cancel_scope.cancel()
 

@@ -32,6 +32,10 @@ class Kit(Protocol):
         """Return a queue name that is used nowhere; what becomes of it is cleaned up."""
         ...
 
+    def new_topic(self) -> str:
+        """Return a topic that is used nowhere; what becomes of it is cleaned up."""
+        ...
+
     def other_broker(self) -> AbstractAsyncContextManager[Broker]:
         """Run another `Broker` over the same queues, as another process would."""
         ...

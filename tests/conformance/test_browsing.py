@@ -44,14 +44,16 @@ async def test_an_empty_queue_shows_nothing(broker: Broker, queue: str) -> None:
             assert list(found) == []
 
 
-async def test_a_look_marks_what_it_saw(broker: Broker, queue: str) -> None:
-    """What somebody looked at counts as handed out before."""
+async def test_a_look_is_no_delivery(broker: Broker, queue: str) -> None:
+    """What nobody was given before says so to who looks at it.
+
+    RabbitMQ marks it afterwards, as it tells a look from a delivery by nothing; that is no
+    promise, and the jobs' own count of returns leaves the first one out for it.
+    """
     with trio.fail_after(PATIENCE):
         await broker.publish(queue, Message(b""))
         async with broker.browse(queue, 1) as [first]:
             assert not first.redelivered
-        async with broker.browse(queue, 1) as [second]:
-            assert second.redelivered
 
 
 async def test_a_look_follows_a_look_at_once(broker: Broker, queue: str) -> None:

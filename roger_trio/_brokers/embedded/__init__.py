@@ -2,9 +2,13 @@
 
 ::
 
-    broker.py     EmbeddedBroker: the Broker protocol; channels, deliveries, the pump between them
+    broker.py     EmbeddedBroker: the Broker protocol
+    pump.py       the task that moves messages between the database and the channels
+    channels.py   channels and deliveries
+    listeners.py  who listens to broadcasts
     runner.py     where transactions run: inline (memory), or in one thread with group commit
     engine.py     what a transaction does: SQL, and nothing else
     database.py   the file: its schema, its checks
+    clock.py      the time that delays go by
     presence.py   which processes live, and how one wakes another
 """

@@ -1,25 +1,15 @@
-"""The embedded broker: channels and deliveries over transactions.
-
-One task, the pump, moves messages: it settles what was settled since, and borrows as many
-messages as the subscriptions have room for, all in one transaction. It runs when there is
-something to do and at no other time.
-"""
+"""The embedded broker: the `Broker` protocol over transactions."""
 
 from __future__ import annotations
 
-import json
 import logging
-import math
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
-from functools import partial
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
 from typing import Final, NoReturn, Protocol, TypeVar
 
-import attrs
 import trio
 
 from ..base import (
-    AlreadySettled,
     BrokerError,
     Channel,
     ConnectionLost,
@@ -27,17 +17,24 @@ from ..base import (
     Delivery,
     Message,
     MessageTooLarge,
+    PublishRefused,
     QueueCount,
     QueueSpec,
 )
-from .engine import Engine, Promotion, Row
+from .channels import EmbeddedChannel, EmbeddedDelivery
+from .engine import Engine, News
+from .listeners import Listeners
+from .pump import Pump
 from .runner import Runner
 
 logger = logging.getLogger(__name__)
 
-_PAUSE_AFTER_ERROR: Final = 0.25
-"""Seconds before another try, after the database failed."""
 _CLOSE_TIMEOUT: Final = 10.0
+"""Seconds to wait for the database when something ends."""
+_PURGED_AT_ONCE: Final = 20_000
+"""Messages deleted in one transaction, so that others get their turn in between."""
+MAX_DELAY: Final = 10 * 365 * 86400.0
+"""Longest delay, in seconds."""
 MAX_BODY: Final = 128 * 1024 * 1024
 """Bytes of the largest message, as in RabbitMQ 3.10."""
 
@@ -53,16 +50,16 @@ class Presence(Protocol):
         ...
 
     @property
-    def seconds_between_looks(self) -> float:
-        """How often to look whether a process that borrowed messages has died."""
+    def interval(self) -> float:
+        """Seconds between two looks whether others have died."""
         ...
 
     def enter(self, on_woken: Callable[[], None]) -> None:
         """Be present; `on_woken` is called when another wakes this one."""
         ...
 
-    def leave(self) -> None:
-        """Be gone."""
+    def leave(self, *, is_clean: bool) -> None:
+        """Be gone; if not clean, the others find this one dead and clean up."""
         ...
 
     async def listen(self) -> NoReturn:
@@ -70,7 +67,11 @@ class Presence(Protocol):
         ...
 
     def wake(self, processes: Iterable[str]) -> None:
-        """Wake others."""
+        """Wake others. Never raises."""
+        ...
+
+    def wake_all(self) -> None:
+        """Wake all others. Never raises."""
         ...
 
     def find_dead(self, processes: Iterable[str]) -> list[str]:
@@ -80,169 +81,6 @@ class Presence(Protocol):
     def bury(self, process: str) -> None:
         """Remove what a dead one left behind."""
         ...
-
-
-class Subscription:
-    """A queue that a channel consumes."""
-
-    def __init__(
-        self, queue: str, number: int, prefetch: int, on_delivery: Callable[[Delivery], None]
-    ) -> None:
-        self.queue = queue
-        self.number = number
-        self.prefetch = prefetch
-        self.on_delivery = on_delivery
-        self.lent = 0
-        self.may_have_more = True
-        """Whether the queue may hold messages that were not delivered for lack of room."""
-
-    @property
-    def room(self) -> int:
-        """How many messages to ask for now."""
-        return max(0, self.prefetch - self.lent) if self.may_have_more else 0
-
-
-class EmbeddedDelivery:
-    """One message on loan; see `Delivery` in ``base.py``."""
-
-    __slots__ = ("_channel", "_row", "_settled", "_subscription", "queue")
-
-    def __init__(
-        self, channel: EmbeddedChannel, row: Row, queue: str, subscription: Subscription | None
-    ) -> None:
-        self._channel = channel
-        self._row = row
-        self._subscription = subscription
-        self._settled = False
-        self.queue = queue
-
-    @property
-    def body(self) -> bytes:
-        """The message's body."""
-        return self._row.body
-
-    @property
-    def message_id(self) -> str:
-        """The publisher's id for it, or ''."""
-        return self._row.message_id
-
-    @property
-    def headers(self) -> Mapping[str, object]:
-        """What the publisher put beside the body."""
-        headers: dict[str, object] = json.loads(self._row.headers) if self._row.headers else {}
-        return headers
-
-    @property
-    def redelivered(self) -> bool:
-        """Whether it was delivered before."""
-        return self._row.deliveries > 1
-
-    def ack(self) -> None:
-        """Settle: the broker forgets the message."""
-        self._settle(self._channel.acked)
-
-    def give_back(self) -> None:
-        """Settle: the broker puts the message back where it was."""
-        self._settle(self._channel.returned)
-
-    def _settle(self, pile: list[int]) -> None:
-        if self._settled:
-            raise AlreadySettled(f"message {self._row.id} of queue {self.queue!r}")
-        self._settled = True
-        self._channel.settle(pile, self._row.id)
-        if self._subscription is not None:
-            self._subscription.lent -= 1
-
-
-class EmbeddedChannel:
-    """A lane to the broker; see `Channel` in ``base.py``."""
-
-    def __init__(self, broker: EmbeddedBroker, number: int) -> None:
-        self._broker = broker
-        self.number = number
-        self.acked: list[int] = []
-        self.returned: list[int] = []
-        self.subscriptions: list[Subscription] = []
-        self._lost: ConnectionLost | None = None
-        self._ended = trio.Event()
-
-    async def subscribe(
-        self, queue: str, *, prefetch: int, on_delivery: Callable[[Delivery], None]
-    ) -> None:
-        """Have deliveries of `queue` handed to `on_delivery`, at most `prefetch` unsettled."""
-        self.check_open()
-        number = await self._broker.call(lambda engine: engine.consume(self.number, queue))
-        self.check_open()
-        self.subscriptions.append(Subscription(queue, number, prefetch, on_delivery))
-        self._broker.stir()
-
-    async def unsubscribe(self) -> None:
-        """End all subscriptions. What was delivered stays on loan and can be settled."""
-        self.check_open()
-        self.subscriptions.clear()  # What is on its way to them goes back.
-        queues = await self._broker.call(lambda engine: engine.stop_consuming(self.number))
-        await self._broker.announce(queues)
-
-    def check_open(self) -> None:
-        """Raise `ConnectionLost` if the channel is gone."""
-        if self._lost is not None:
-            raise ConnectionLost(str(self._lost))
-
-    def settle(self, pile: list[int], number: int) -> None:
-        """Note a settlement; the pump sees to it."""
-        self.check_open()
-        pile.append(number)
-        self._broker.stir()
-
-    def take_settlements(self) -> tuple[list[int], list[int]]:
-        """Take what has been settled since."""
-        taken = self.acked, self.returned
-        self.acked, self.returned = [], []
-        return taken
-
-    def receive(self, subscription: Subscription, rows: Sequence[Row]) -> None:
-        """Hand over what was delivered; what comes too late goes back."""
-        for row in rows:
-            if subscription in self.subscriptions:
-                subscription.lent += 1
-                delivery = EmbeddedDelivery(self, row, subscription.queue, subscription)
-                subscription.on_delivery(delivery)
-            elif self._lost is None:
-                self.returned.append(row.id)
-                self._broker.stir()
-
-    def lose(self, error: ConnectionLost) -> None:
-        """Take the channel for gone."""
-        if self._lost is None:
-            self._lost = error
-            self.subscriptions.clear()
-            self.take_settlements()
-            self._ended.set()
-
-    async def wait_interrupted(self) -> NoReturn:
-        """Wait until the channel is gone: a queue never goes under a subscription."""
-        await self.wait_lost()
-
-    async def wait_lost(self) -> NoReturn:
-        """Wait until the channel is gone; raise why."""
-        await self._ended.wait()
-        raise ConnectionLost(str(self._lost))
-
-    async def flush(self) -> None:
-        """Wait until every settlement so far is committed."""
-        acked, returned = self.take_settlements()
-        queues = await self._broker.call(lambda engine: engine.settle(self.number, acked, returned))
-        await self._broker.announce(queues)
-
-
-@attrs.frozen
-class Round:
-    """What one turn of the pump found."""
-
-    promotion: Promotion
-    claimed: Sequence[Sequence[Row]]
-    stirred: frozenset[int]
-    others: frozenset[str]
 
 
 class EmbeddedBroker:
@@ -262,11 +100,13 @@ class EmbeddedBroker:
         self._presence = presence
         self._now = now
         self._where = where
-        self._channels: dict[int, EmbeddedChannel] = {}
-        self._work = trio.Event()
-        self._next_due = math.inf
+        self._listeners = Listeners()
+        hand_out = self._listeners.hand_out
+        self._pump = Pump(runner, now, presence.name, hand_out, where)
         self._declared: dict[str, QueueSpec] = {}
+        self._overdue: set[str] = set()
         self._up = trio.Event()
+        self._closed = False
 
     # Running...
 
@@ -278,7 +118,10 @@ class EmbeddedBroker:
     @property
     def trouble(self) -> str:
         """What keeps publishes from being confirmed right now, or ''."""
-        return "" if self.is_connected else f"{self._where} is not open"
+        if not self.is_connected:
+            return f"{self._where} is not open"
+        trouble = self._runner.trouble or self._pump.trouble
+        return f"{self._where}: {trouble}" if trouble else ""
 
     async def wait_connected(self) -> None:
         """Wait until it can be used."""
@@ -287,157 +130,114 @@ class EmbeddedBroker:
     async def run(
         self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> NoReturn:
-        """Serve until cancelled.
+        """Serve until cancelled; then what was settled is written, and the rest given back.
 
         Raises:
             ConnectionRefused: The database cannot be used.
         """
         refusal: list[ConnectionRefused] = []
+        transactions = trio.CancelScope()
         async with trio.open_nursery() as infrastructure:
             try:
-                await infrastructure.start(self._runner.run)
+                await infrastructure.start(self._run_transactions, transactions)
+                self._presence.enter(self._pump.look_again)
             except ConnectionRefused as exc:
                 refusal.append(exc)
+            except OSError as exc:
+                reason = f"{exc.filename or ''}: {exc.strerror or exc}".lstrip(": ")
+                refusal.append(ConnectionRefused(f"{self._where}: {reason}"))
             else:
+                transactions.shield = True  # Needed until the last settlement is written.
                 await self._serve(task_status)
-            infrastructure.cancel_scope.cancel()
+            finally:
+                transactions.cancel()
+        self._close()
         raise refusal[0]
 
+    async def _run_transactions(
+        self, scope: trio.CancelScope, task_status: trio.TaskStatus[None]
+    ) -> None:
+        with scope:
+            await self._runner.run(self._on_news, task_status=task_status)
+
     async def _serve(self, task_status: trio.TaskStatus[None]) -> NoReturn:
-        self._presence.enter(self._look_again)
+        is_clean = False
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._pump)
+                nursery.start_soon(self._pump.run)
                 nursery.start_soon(self._presence.listen)
                 nursery.start_soon(self._watch_neighbours)
                 self._up.set()
                 task_status.started()
                 await trio.sleep_forever()
         finally:
-            self._up = trio.Event()
-            for channel in list(self._channels.values()):
-                await self._close_channel(channel, "the broker is closed")
-            self._presence.leave()
+            self._close()
+            with trio.move_on_after(_CLOSE_TIMEOUT, shield=True):
+                is_clean = await self._pump.stop()
+            self._listeners.close()
+            self._presence.leave(is_clean=is_clean)
+
+    def _close(self) -> None:
+        """Take no more calls: as with any broker that cannot be reached, they wait."""
+        self._closed = True
+        self._up = trio.Event()
+
+    async def _wait_open(self) -> None:
+        """Wait until the database is open; once it is closed, that is never again."""
+        if not self._up.is_set():
+            await self._up.wait()
+
+    async def _call(self, work: Callable[[Engine], T]) -> T:
+        """Run a piece of work in a transaction, once the database is open."""
+        await self._wait_open()
+        return await self._runner.call(work)
+
+    def _on_news(self, news: News) -> None:
+        """Tell those whom a commit concerns, here and elsewhere."""
+        self._pump.stir_queues(news.queues)
+        if self._presence.name in news.processes:
+            self._pump.stir()
+        self._presence.wake(news.processes)
 
     async def drop_connections(self, reason: str = "dropped") -> None:
         """Lose every channel, as if a connection were cut: what is on loan is redelivered."""
-        channels = list(self._channels.values())
-        for channel in channels:
-            channel.lose(ConnectionLost(reason))
-        for channel in channels:
-            await self._close_channel(channel, reason)
-
-    # The pump...
-
-    def stir(self) -> None:
-        """There is something to do."""
-        self._work.set()
-
-    def _look_again(self) -> None:
-        """Another process has done something that may concern us."""
-        for channel in self._channels.values():
-            for subscription in channel.subscriptions:
-                subscription.may_have_more = True
-        self.stir()
-
-    async def _pump(self) -> NoReturn:
-        """Settle and deliver, whenever there is something to do."""
-        while True:
-            wait = max(0.0, self._next_due - self._now()) if self._is_consuming else math.inf
-            with trio.move_on_after(wait):
-                await self._work.wait()
-            self._work = trio.Event()
-            try:
-                await self._turn()
-            except BrokerError as exc:
-                logger.error("%s: %s", self._where, exc)
-                await trio.sleep(_PAUSE_AFTER_ERROR)
-                self.stir()
-
-    @property
-    def _is_consuming(self) -> bool:
-        return any(channel.subscriptions for channel in self._channels.values())
-
-    async def _turn(self) -> None:
-        settlements = [
-            (channel.number, *channel.take_settlements()) for channel in self._channels.values()
-        ]
-        asked = [
-            (channel, subscription, subscription.room)
-            for channel in self._channels.values()
-            for subscription in channel.subscriptions
-            if subscription.room
-        ]
-        for _, subscription, _ in asked:
-            # Before the question, not after: what is published while it is answered counts.
-            subscription.may_have_more = False
-        claims = [(channel.number, each.number, room) for channel, each, room in asked]
-        now = self._now()
-        try:
-            result = await self.call(lambda engine: _one_round(engine, settlements, claims, now))
-        except BrokerError:
-            self._undo(settlements, [subscription for _, subscription, _ in asked])
-            raise
-        due = result.promotion.next_due
-        self._next_due = math.inf if due is None else due
-        for (channel, subscription, room), rows in zip(asked, result.claimed, strict=True):
-            if len(rows) == room:
-                subscription.may_have_more = True
-            channel.receive(subscription, rows)
-        self._stir_consumers(result.stirred)
-        self._presence.wake(result.others)
-
-    def _stir_consumers(self, queues: frozenset[int]) -> None:
-        for channel in self._channels.values():
-            for subscription in channel.subscriptions:
-                if subscription.number in queues:
-                    subscription.may_have_more = True
-                    self.stir()
-
-    async def announce(self, queues: frozenset[int]) -> None:
-        """Tell the consumers of these queues, here and elsewhere, to look again."""
-        if queues:
-            self._stir_consumers(queues)
-            self._presence.wake(await self.call(lambda engine: engine.consuming_processes(queues)))
-
-    async def call(self, work: Callable[[Engine], T]) -> T:
-        """Run a piece of work in a transaction."""
-        return await self._runner.call(work)
-
-    def _undo(
-        self, settlements: Sequence[Settlements], subscriptions: Sequence[Subscription]
-    ) -> None:
-        """A turn failed; what it was to settle and to ask for is still to be done."""
-        for number, acked, returned in settlements:
-            channel = self._channels.get(number)
-            if channel is not None:
-                channel.acked[:0] = acked
-                channel.returned[:0] = returned
-        for subscription in subscriptions:
-            subscription.may_have_more = True
+        await self._pump.drop_all(reason)
 
     # Neighbours...
 
     async def _watch_neighbours(self) -> NoReturn:
         """Take back what died with other processes, moments after they died."""
-        suspects = await self.call(lambda engine: engine.processes())
+        trouble = ""
+        suspects: frozenset[str] | None = None
         while True:
-            for process in self._presence.find_dead(suspects):
-                queues = await self.call(partial(Engine.close_process, process=process))
-                self._presence.bury(process)
-                if queues:
-                    text = "%s: process %s is gone; what it had goes to others"
-                    logger.warning(text, self._where, process)
-                    await self.announce(queues)
-            suspects = frozenset()
-            await trio.sleep(self._presence.seconds_between_looks)
+            try:
+                if suspects is None:
+                    suspects = await self._call(lambda engine: engine.processes())
+                for process in self._presence.find_dead(suspects):
+                    await self._take_back(process)
+                suspects, trouble = frozenset(), ""
+            except (BrokerError, OSError) as exc:
+                if str(exc) != trouble:
+                    trouble = str(exc)
+                    logger.error("%s: the dead cannot be looked for: %s", self._where, trouble)
+            await trio.sleep(self._presence.interval)
+
+    async def _take_back(self, process: str) -> None:
+        channels = await self._call(lambda engine: engine.close_process(process))
+        self._presence.bury(process)
+        if channels:
+            text = "%s: process %s is gone; what it had goes to others"
+            logger.warning(text, self._where, process)
+        # It may have died after a commit and before it told of it.
+        self._pump.look_again()
+        self._presence.wake_all()
 
     # Declaring and publishing...
 
     async def declare(self, queues: Sequence[QueueSpec]) -> None:
         """Make sure that `queues` exist; see `Broker`."""
         if any(self._declared.get(each.name) != each for each in queues):
-            await self.call(lambda engine: engine.declare(queues))
+            await self._call(lambda engine: engine.declare(queues))
             self._declared.update({each.name: each for each in queues})
 
     async def publish(self, queue: str, message: Message, *, delay: float = 0.0) -> None:
@@ -447,99 +247,120 @@ class EmbeddedBroker:
     async def publish_many(
         self, queue: str, messages: Sequence[Message], *, delay: float = 0.0
     ) -> None:
-        """Publish all in one transaction; see `Broker`."""
+        """Publish all in one transaction: all are kept, or none; see `Broker`."""
         for message in messages:
-            if len(message.body) > MAX_BODY:
-                raise MessageTooLarge(f"{len(message.body)} bytes; at most {MAX_BODY} are kept")
+            _check_size(message.body)
+        if delay > MAX_DELAY:
+            raise PublishRefused(f"a delay of {delay:g} s; at most {MAX_DELAY:g} s are possible")
         due = self._now() + delay if delay > 0 else None
-        number, others = await self.call(lambda engine: _publish(engine, queue, messages, due))
-        if due is not None:
-            self._next_due = min(self._next_due, due)
-        self._stir_consumers(frozenset((number,)))
-        self._presence.wake(others)
+        try:
+            await self._call(lambda engine: engine.publish(queue, messages, due))
+        except ConnectionLost:  # The broker was closed before it was done.
+            await trio.sleep_forever()
 
     # Consuming, looking, counting...
+
+    def stir(self) -> None:
+        """There is something to do."""
+        self._pump.stir()
+
+    async def wait_settled(self) -> None:
+        """Wait until every settlement so far is committed."""
+        await self._pump.wait_settled()
+
+    async def consume(self, channel: int, queue: str) -> int:
+        """Note that a channel consumes a queue; return the queue's number."""
+        return await self._call(lambda engine: engine.consume(channel, queue))
+
+    async def stop_consuming(self, channel: int) -> None:
+        """Note that a channel consumes nothing any more."""
+        await self._call(lambda engine: engine.stop_consuming(channel))
 
     @asynccontextmanager
     async def open_channel(self) -> AsyncGenerator[Channel]:
         """Open a channel to consume on."""
-        channel = await self._open_channel()
-        self._channels[channel.number] = channel
+        async with self._channel() as channel:
+            yield channel
+
+    @asynccontextmanager
+    async def _channel(self) -> AsyncGenerator[EmbeddedChannel]:
+        channel = EmbeddedChannel(self)
+        await self._wait_open()  # Before that nobody would close it.
+        self._pump.add(channel)
         try:
+            await self._call(
+                lambda engine: engine.open_channel(channel.number, self._presence.name)
+            )
             yield channel
         finally:
-            await self._close_channel(channel, "closed")
-
-    async def _open_channel(self) -> EmbeddedChannel:
-        name = self._presence.name
-        with trio.CancelScope(shield=True):  # One transaction: its number must not get lost.
-            number = await self.call(lambda engine: engine.open_channel(name))
-        return EmbeddedChannel(self, number)
-
-    async def _close_channel(self, channel: EmbeddedChannel, reason: str) -> None:
-        """Settle what was settled, take back the rest."""
-        self._channels.pop(channel.number, None)
-        acked, returned = channel.take_settlements()
-        channel.lose(ConnectionLost(reason))
-        with trio.move_on_after(_CLOSE_TIMEOUT, shield=True), suppress(BrokerError):
-            queues = await self.call(lambda engine: _close(engine, channel.number, acked, returned))
-            await self.announce(queues)
+            with trio.move_on_after(_CLOSE_TIMEOUT, shield=True):
+                await self._pump.close(channel, "closed")
 
     @asynccontextmanager
     async def browse(self, queue: str, limit: int) -> AsyncGenerator[Sequence[Delivery]]:
         """Take up to `limit` messages from the head; what is unsettled at exit goes back."""
-        channel = await self._open_channel()
-        try:
-            now = self._now()
-            rows = await self.call(lambda engine: _take(engine, channel.number, queue, limit, now))
+        async with self._channel() as channel:
+            await self._promote()
+            rows = await self._call(
+                lambda engine: engine.take(channel.number, engine.queue_id(queue), limit)
+            )
             yield [EmbeddedDelivery(channel, row, queue, None) for row in rows]
-        finally:
-            await self._close_channel(channel, "closed")
 
     async def purge(self, queue: str) -> int:
         """Delete all that is ready in the queue; return how many that was."""
-        now = self._now()
-        return await self.call(lambda engine: (engine.promote(now), engine.purge(queue))[1])
+        await self._promote()
+        purged = last = await self._call(lambda engine: engine.purge(queue, _PURGED_AT_ONCE))
+        while last == _PURGED_AT_ONCE:
+            last = await self._call(lambda engine: engine.purge(queue, _PURGED_AT_ONCE))
+            purged += last
+        return purged
 
     async def count(self, queue: str) -> QueueCount:
         """Count what the queue holds; see `Broker`."""
+        await self._promote()
+        return await self._call(lambda engine: engine.count(queue))
+
+    async def _promote(self) -> None:
+        """Make ready all that is due: nobody may have consumed since."""
         now = self._now()
-        return await self.call(lambda engine: (engine.promote(now), engine.count(queue))[1])
+        while True:
+            next_due = await self._call(lambda engine: engine.promote(now))
+            if next_due is None or next_due > now:
+                return
+
+    # Fan-out...
+
+    async def broadcast(self, topic: str, body: bytes) -> None:
+        """Hand `body` to everybody who listens to `topic` now; see `Broker`."""
+        _check_size(body)
+        overdue = await self._call(lambda engine: engine.broadcast(topic, body))
+        for process in set(overdue) - self._overdue:
+            text = "%s: process %s collects no broadcasts; newer ones are lost to it"
+            logger.warning(text, self._where, process)
+        self._overdue.update(overdue)
+
+    @asynccontextmanager
+    async def listen(self, topic: str) -> AsyncGenerator[trio.MemoryReceiveChannel[bytes]]:
+        """Receive what is broadcast to `topic` from now on; see `Broker`."""
+        name = self._presence.name
+        await self._wait_open()
+        listener = self._listeners.add(topic)
+        try:
+            await self._call(lambda engine: engine.listen(topic, name))
+            yield listener.receive
+        finally:
+            if self._listeners.remove(topic, listener) and not self._closed:
+                with trio.move_on_after(_CLOSE_TIMEOUT, shield=True):
+                    await self._stop_listening(topic)
+
+    async def _stop_listening(self, topic: str) -> None:
+        name = self._presence.name
+        try:
+            await self._call(lambda engine: engine.stop_listening(topic, name))
+        except BrokerError as exc:  # Then what is said there goes unheard, until we leave.
+            logger.warning("%s: %s", self._where, exc)
 
 
-Settlements = tuple[int, list[int], list[int]]
-"""Channel number, messages acknowledged, messages given back."""
-
-
-def _one_round(
-    engine: Engine,
-    settlements: Sequence[Settlements],
-    claims: Sequence[tuple[int, int, int]],
-    now: float,
-) -> Round:
-    stirred: frozenset[int] = frozenset()
-    for channel, acked, returned in settlements:
-        stirred |= engine.settle(channel, acked, returned)
-    promotion = engine.promote(now)
-    stirred |= promotion.queues
-    claimed = [engine.claim(channel, queue, room) for channel, queue, room in claims]
-    others = engine.consuming_processes(stirred)
-    return Round(promotion, claimed, stirred, others)
-
-
-def _publish(
-    engine: Engine, queue: str, messages: Sequence[Message], due: float | None
-) -> tuple[int, frozenset[str]]:
-    number = engine.publish(queue, messages, due)
-    return number, engine.consuming_processes((number,))
-
-
-def _take(engine: Engine, channel: int, queue: str, limit: int, now: float) -> list[Row]:
-    engine.promote(now)
-    return engine.take(channel, engine.queue_id(queue), limit)
-
-
-def _close(
-    engine: Engine, channel: int, acked: Sequence[int], returned: Sequence[int]
-) -> frozenset[int]:
-    return engine.settle(channel, acked, returned) | engine.close_channel(channel)
+def _check_size(body: bytes) -> None:
+    if len(body) > MAX_BODY:
+        raise MessageTooLarge(f"{len(body)} bytes; at most {MAX_BODY} are kept")

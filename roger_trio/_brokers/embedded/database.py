@@ -4,35 +4,52 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import threading
+import time
 from contextlib import suppress
 from typing import Final
 
 from ..base import ConnectionRefused
+from .clock import SharedClock
+from .runner import is_locked
 
 APPLICATION_ID: Final = 0x726F6772
 """Marks a SQLite file as ours: ``rogr``."""
 SCHEMA_VERSION: Final = 1
 _OLDEST_SQLITE: Final = (3, 35, 0)
 """The first one with ``RETURNING``."""
-_BUSY_TIMEOUT_MS: Final = 30_000
+_BUSY_TIMEOUT: Final = 2.0
+"""Seconds that SQLite itself waits for a lock; who asked waits longer."""
+_PATIENCE: Final = 30.0
+"""Seconds to wait for a lock when opening."""
+_RETRY: Final = 0.02
+_LOG_LIMIT: Final = 64 * 1024 * 1024
+"""Bytes the write-ahead log is cut to after it has been larger."""
+_MODE: Final = 0o600
+
+_creating = threading.Lock()
+"""Held until SQLite has the file open: see `_make_file`."""
 
 _SCHEMA: Final = """
 CREATE TABLE queues (
     id INTEGER PRIMARY KEY,
     name TEXT NOT NULL UNIQUE,
     single_active INTEGER NOT NULL,
+    takes_delayed INTEGER NOT NULL DEFAULT 0,
     spec TEXT NOT NULL
 );
 CREATE TABLE channels (
-    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    id INTEGER PRIMARY KEY,
     process TEXT NOT NULL
 );
+CREATE INDEX channels_of ON channels (process);
 CREATE TABLE consumers (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     queue INTEGER NOT NULL,
     channel INTEGER NOT NULL,
     UNIQUE (queue, channel)
 );
+CREATE INDEX consumed_by ON consumers (channel);
 CREATE TABLE messages (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     queue INTEGER NOT NULL,
@@ -53,18 +70,34 @@ CREATE TABLE delayed (
     body BLOB NOT NULL
 );
 CREATE INDEX due ON delayed (due, id);
+CREATE TABLE listeners (
+    topic TEXT NOT NULL,
+    process TEXT NOT NULL,
+    PRIMARY KEY (topic, process)
+) WITHOUT ROWID;
+CREATE TABLE broadcasts (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    process TEXT NOT NULL,
+    topic TEXT NOT NULL,
+    body BLOB NOT NULL
+);
+CREATE INDEX waiting ON broadcasts (process, id);
+CREATE TABLE clock (
+    boot TEXT PRIMARY KEY,
+    ahead REAL NOT NULL
+);
 """
 
 
 def open_memory() -> sqlite3.Connection:
     """Open a database that ends with its connection."""
     _check_library()
-    connection = sqlite3.connect(":memory:", isolation_level=None)
+    connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
     _create(connection)
     return connection
 
 
-def open_file(path: str) -> sqlite3.Connection:
+def open_file(path: str, clock: SharedClock) -> sqlite3.Connection:
     """Open or create a durable database, readable by its owner alone.
 
     Commits are in the write-ahead log and synced before they return (``synchronous=FULL``), so
@@ -72,55 +105,91 @@ def open_file(path: str) -> sqlite3.Connection:
 
     Args:
         path: The file.
+        clock: Is told the database's time.
 
     Raises:
         ConnectionRefused: It is not a database of ours, of a newer version, or not writable.
     """
     _check_library()
     try:
-        return _open_file(path)
+        with _creating:
+            _make_file(path)
+            connection = _connect(path)
+        try:
+            _prepare(connection, path, clock)
+        except BaseException:
+            connection.close()
+            raise
     except sqlite3.Error as exc:
         raise ConnectionRefused(f"sqlite:{path}: {exc}") from exc
     except OSError as exc:
         raise ConnectionRefused(f"sqlite:{path}: {exc.strerror or exc}") from exc
-
-
-def _open_file(path: str) -> sqlite3.Connection:
-    # Made here for the sake of its mode. A file that is there must not be opened and closed by
-    # anybody but SQLite: that would let go the locks this process may already have on it.
-    with suppress(FileExistsError):
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-    connection = sqlite3.connect(
-        path, isolation_level=None, timeout=_BUSY_TIMEOUT_MS / 1000, check_same_thread=False
-    )
-    try:
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")
-        connection.execute("BEGIN IMMEDIATE")
-        _adopt(connection, path)
-        connection.execute("COMMIT")
-    except BaseException:
-        connection.close()
-        raise
     return connection
 
 
-def _adopt(connection: sqlite3.Connection, path: str) -> None:
-    """Make the schema in an empty file; refuse what is not ours, or too new for us."""
+def _make_file(path: str) -> None:
+    """Make the file, for the sake of its mode, which SQLite gives to those beside it too.
+
+    A file that is there must not be opened and closed by anybody but SQLite: that would let go
+    the locks this process may have on it.
+    """
+    with suppress(FileExistsError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _MODE))
+
+
+def _connect(path: str) -> sqlite3.Connection:
+    connection = sqlite3.connect(
+        path, isolation_level=None, timeout=_BUSY_TIMEOUT, check_same_thread=False
+    )
+    connection.execute("PRAGMA user_version")  # SQLite opens the file when it first reads it.
+    return connection
+
+
+def _prepare(connection: sqlite3.Connection, path: str, clock: SharedClock) -> None:
+    """Make sure that it is ours before anything of it is changed; then set it up."""
+    patience = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            _is_ours(connection, path)
+            (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
+            if mode != "wal":
+                raise ConnectionRefused(f"sqlite:{path}: the file system bears no write-ahead log")
+            connection.execute("PRAGMA synchronous = FULL")
+            connection.execute(f"PRAGMA journal_size_limit = {_LOG_LIMIT}")
+            connection.execute("BEGIN IMMEDIATE")
+            if not _is_ours(connection, path):
+                _create(connection)
+            clock.synchronise(connection)
+            connection.execute("COMMIT")
+            return
+        except sqlite3.OperationalError as exc:
+            # Several that open a new file at once are in each other's way, for a moment.
+            if not is_locked(exc) or time.monotonic() > patience:
+                raise
+            time.sleep(_RETRY)  # noqa: TID251 -- this is a thread's
+
+
+def _is_ours(connection: sqlite3.Connection, path: str) -> bool:
+    """Return whether it is a database of ours, or False if it is empty.
+
+    Raises:
+        ConnectionRefused: It is neither, or of another version.
+    """
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
     if not tables and not application:
-        _create(connection)
-    elif application != APPLICATION_ID:
+        return False
+    if application != APPLICATION_ID:
         raise ConnectionRefused(
             f"sqlite:{path}: expected a database of roger_trio, got another program's"
         )
-    elif version != SCHEMA_VERSION:
+    if version != SCHEMA_VERSION:
         raise ConnectionRefused(
             f"sqlite:{path}: expected schema version {SCHEMA_VERSION}, got {version}: "
-            "it was made by a newer roger_trio; upgrade this one"
+            "it was made by another version of roger_trio"
         )
+    return True
 
 
 def _create(connection: sqlite3.Connection) -> None:

@@ -1,7 +1,8 @@
 """What the embedded broker does in its database: SQL, one function for each thing.
 
 Every method runs inside a transaction that its caller opened, checks before it writes, and
-neither blocks nor knows of tasks, threads or clocks.
+neither blocks nor knows of tasks, threads or clocks. What others should know of a transaction
+gathers in its `News`, to be told once it is committed.
 """
 
 from __future__ import annotations
@@ -13,10 +14,20 @@ from typing import Final, NamedTuple
 
 import attrs
 
-from ..base import HeaderValue, Message, QueueCount, QueueMissing, QueueRefused, QueueSpec
+from ..base import (
+    HeaderValue,
+    Message,
+    PublishRefused,
+    QueueCount,
+    QueueMissing,
+    QueueRefused,
+    QueueSpec,
+)
 
 _PROMOTED_AT_ONCE: Final = 1000
 """Delayed messages moved in one transaction; the rest follow in the next."""
+_MAX_POST: Final = 1000
+"""Broadcasts that wait for a process; one that collects no more loses the newest."""
 
 
 class Row(NamedTuple):
@@ -37,12 +48,21 @@ class Waiting(NamedTuple):
     due: float | None
 
 
-@attrs.frozen
-class Promotion:
-    """What became ready, and when the next does."""
+class Broadcast(NamedTuple):
+    """What was said to a process that listens."""
 
-    queues: frozenset[int]
-    next_due: float | None
+    topic: str
+    body: bytes
+
+
+@attrs.frozen
+class News:
+    """What a transaction changed that others wait for."""
+
+    queues: frozenset[int] = frozenset()
+    """Queues that got messages, or whose messages are for another consumer now."""
+    processes: frozenset[str] = frozenset()
+    """Those who consume them, and those who have broadcasts to collect."""
 
 
 class Engine:
@@ -55,27 +75,59 @@ class Engine:
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._db = connection
         self._ids: dict[str, int] = {}
+        self._stirred: set[int] = set()
+        self._called: set[str] = set()
 
-    def forget(self) -> None:
-        """Forget what was read in a transaction that was rolled back."""
+    # Transactions...
+
+    def begin(self) -> None:
+        """Begin a transaction.
+
+        Raises:
+            sqlite3.OperationalError: Another process has been writing for too long.
+        """
+        self._db.execute("BEGIN IMMEDIATE")
+
+    def commit(self) -> News:
+        """Make it last; return what there is to tell."""
+        consumers = (each for queue in self._stirred for each in self._consuming_processes(queue))
+        news = News(frozenset(self._stirred), frozenset((*consumers, *self._called)))
+        self._db.execute("COMMIT")
+        self._stirred.clear()
+        self._called.clear()
+        return news
+
+    def roll_back(self) -> None:
+        """Undo it, and forget what was read in it."""
         self._ids.clear()
+        self._stirred.clear()
+        self._called.clear()
+        if self._db.in_transaction:  # SQLite undoes it by itself after some errors.
+            self._db.execute("ROLLBACK")
 
     # Queues...
 
     def declare(self, queues: Sequence[QueueSpec]) -> None:
-        """Make queues that are not there; refuse those that are there and differ."""
+        """Make queues that are not there; refuse those that are there and differ.
+
+        Raises:
+            QueueRefused: One exists with other properties; those before it are made.
+        """
         for queue in queues:
-            wanted = json.dumps(attrs.asdict(queue), sort_keys=True)
+            wanted = _properties(queue)
             self._db.execute(
                 "INSERT OR IGNORE INTO queues (name, single_active, spec) VALUES (?, ?, ?)",
                 (queue.name, int(queue.single_active), wanted),
             )
+            if queue.takes_delayed:
+                allow = "UPDATE queues SET takes_delayed = 1 WHERE name = ? AND NOT takes_delayed"
+                self._db.execute(allow, (queue.name,))
             select = "SELECT spec FROM queues WHERE name = ?"
             (found,) = self._db.execute(select, (queue.name,)).fetchone()
             if found != wanted:
                 raise QueueRefused(
-                    f"queue {queue.name!r} is not what roger_trio needs: it was declared as "
-                    f"{found}, and roger_trio declares it as {wanted}"
+                    f"queue {queue.name!r} is not what roger_trio needs: it was declared with "
+                    f"{found}, and roger_trio declares it with {wanted}"
                 )
 
     def queue_id(self, name: str) -> int:
@@ -94,25 +146,38 @@ class Engine:
         return self._ids[name]
 
     def count(self, name: str) -> QueueCount:
-        """Count the messages that are ready and the consumers."""
+        """Count the messages that are ready, and the consumers that get any."""
         queue = self.queue_id(name)
         ready = "SELECT count(*) FROM messages WHERE queue = ? AND channel IS NULL"
         (messages,) = self._db.execute(ready, (queue,)).fetchone()
-        consuming = "SELECT count(*) FROM consumers WHERE queue = ?"
-        (consumers,) = self._db.execute(consuming, (queue,)).fetchone()
-        return QueueCount(messages=messages, consumers=consumers)
+        consuming = (
+            "SELECT count(*), (SELECT single_active FROM queues WHERE id = ?1) "
+            "FROM consumers WHERE queue = ?1"
+        )
+        consumers, single_active = self._db.execute(consuming, (queue,)).fetchone()
+        active = min(1, consumers) if single_active else consumers
+        return QueueCount(messages=messages, consumers=active)
 
-    def purge(self, name: str) -> int:
-        """Delete what is ready."""
+    def purge(self, name: str, limit: int) -> int:
+        """Delete up to `limit` of what is ready; return how many that was."""
         queue = self.queue_id(name)
-        delete = "DELETE FROM messages WHERE queue = ? AND channel IS NULL"
-        return self._db.execute(delete, (queue,)).rowcount
+        delete = (
+            "DELETE FROM messages WHERE id IN "
+            "(SELECT id FROM messages WHERE queue = ? AND channel IS NULL ORDER BY id LIMIT ?)"
+        )
+        return self._db.execute(delete, (queue, limit)).rowcount
 
     # Messages...
 
-    def publish(self, name: str, messages: Iterable[Message], due: float | None) -> int:
-        """Keep messages: ready at once, or at `due`; return the queue's number."""
+    def publish(self, name: str, messages: Iterable[Message], due: float | None) -> None:
+        """Keep messages: ready at once, or at `due`.
+
+        Raises:
+            PublishRefused: The queue was not declared to take delayed messages.
+        """
         queue = self.queue_id(name)
+        if due is not None:
+            self._check_takes_delayed(queue, name)
         rows = ((queue, each.message_id, _dump_headers(each), each.body, due) for each in messages)
         if due is None:
             self._db.executemany(
@@ -125,23 +190,34 @@ class Engine:
                 "VALUES (?1, ?2, ?3, ?4, ?5)",
                 rows,
             )
-        return queue
+        self._stirred.add(queue)
 
-    def promote(self, now: float) -> Promotion:
-        """Put delayed messages whose time has come at the tail of their queues, in order."""
+    def _check_takes_delayed(self, queue: int, name: str) -> None:
+        find = "SELECT takes_delayed FROM queues WHERE id = ?"
+        (takes_delayed,) = self._db.execute(find, (queue,)).fetchone()
+        if not takes_delayed:
+            raise PublishRefused(f"queue {name!r} is not one that takes delayed messages")
+
+    def promote(self, now: float) -> float | None:
+        """Put delayed messages whose time has come at the tail of their queues, in order.
+
+        Returns:
+            When the next one is due: in the past if there are more than one transaction moves.
+        """
         due = self._db.execute(
             "SELECT id, queue FROM delayed WHERE due <= ? ORDER BY due, id LIMIT ?",
             (now, _PROMOTED_AT_ONCE),
         ).fetchall()
-        for number, _ in due:
+        for number, queue in due:
             self._db.execute(
                 "INSERT INTO messages (queue, message_id, headers, body) "
                 "SELECT queue, message_id, headers, body FROM delayed WHERE id = ?",
                 (number,),
             )
             self._db.execute("DELETE FROM delayed WHERE id = ?", (number,))
+            self._stirred.add(queue)
         (next_due,) = self._db.execute("SELECT min(due) FROM delayed").fetchone()
-        return Promotion(frozenset(queue for _, queue in due), next_due)
+        return None if next_due is None else float(next_due)
 
     def claim(self, channel: int, queue: int, limit: int) -> list[Row]:
         """Deliver messages from the head of a queue to a channel that consumes it.
@@ -176,8 +252,8 @@ class Engine:
         rows.sort()  # RETURNING promises no order; ids are in order of arrival.
         return [Row(*row) for row in rows]
 
-    def settle(self, channel: int, acked: Sequence[int], returned: Sequence[int]) -> frozenset[int]:
-        """Forget messages, and put others back; return the queues that got some back.
+    def settle(self, channel: int, acked: Sequence[int], returned: Sequence[int]) -> None:
+        """Forget messages, and put others back where they were.
 
         Only what is still on loan to `channel` is touched.
         """
@@ -188,19 +264,20 @@ class Engine:
         give_back = (
             "UPDATE messages SET channel = NULL WHERE id = ? AND channel = ? RETURNING queue"
         )
-        queues: set[int] = set()
         for number in returned:
-            queues.update(
-                row[0] for row in self._db.execute(give_back, (number, channel)).fetchall()
-            )
-        return frozenset(queues)
+            found = self._db.execute(give_back, (number, channel)).fetchall()
+            self._stirred.update(queue for (queue,) in found)
 
     # Who borrows...
 
-    def open_channel(self, process: str) -> int:
-        """Note a channel of a process; return its number."""
-        opened = self._db.execute("INSERT INTO channels (process) VALUES (?)", (process,))
-        return int(opened.lastrowid or 0)
+    def open_channel(self, channel: int, process: str) -> None:
+        """Note a channel of a process.
+
+        Args:
+            channel: Its number, which the process has drawn at random.
+            process: Who takes back what is on loan to it when the process dies, is decided by this.
+        """
+        self._db.execute("INSERT INTO channels (id, process) VALUES (?, ?)", (channel, process))
 
     def consume(self, channel: int, name: str) -> int:
         """Note that a channel consumes a queue; return the queue's number."""
@@ -209,38 +286,83 @@ class Engine:
         self._db.execute(add, (queue, channel))
         return queue
 
-    def stop_consuming(self, channel: int) -> frozenset[int]:
-        """Note that a channel consumes nothing any more; return the queues it consumed."""
+    def stop_consuming(self, channel: int) -> None:
+        """Note that a channel consumes nothing any more."""
         stop = "DELETE FROM consumers WHERE channel = ? RETURNING queue"
-        return frozenset(row[0] for row in self._db.execute(stop, (channel,)).fetchall())
+        found = self._db.execute(stop, (channel,)).fetchall()
+        self._stirred.update(queue for (queue,) in found)
 
-    def close_channel(self, channel: int) -> frozenset[int]:
-        """Take back all that is on loan to a channel; return the queues that others may serve."""
-        consumed = self.stop_consuming(channel)
+    def close_channel(self, channel: int) -> None:
+        """Take back all that is on loan to a channel, and forget it."""
+        self.stop_consuming(channel)
         self._db.execute("DELETE FROM channels WHERE id = ?", (channel,))
         back = "UPDATE messages SET channel = NULL WHERE channel = ? RETURNING queue"
-        returned = self._db.execute(back, (channel,)).fetchall()
-        return consumed.union(row[0] for row in returned)
+        found = self._db.execute(back, (channel,)).fetchall()
+        self._stirred.update(queue for (queue,) in found)
 
-    def close_process(self, process: str) -> frozenset[int]:
-        """Take back all that is on loan to a process that is no more."""
+    def close_process(self, process: str) -> int:
+        """Take back all that is on loan to a process, and forget it; return its open channels."""
         find = "SELECT id FROM channels WHERE process = ?"
-        queues: set[int] = set()
-        for (channel,) in self._db.execute(find, (process,)).fetchall():
-            queues |= self.close_channel(channel)
-        return frozenset(queues)
+        channels = self._db.execute(find, (process,)).fetchall()
+        for (channel,) in channels:
+            self.close_channel(channel)
+        self._db.execute("DELETE FROM listeners WHERE process = ?", (process,))
+        self._db.execute("DELETE FROM broadcasts WHERE process = ?", (process,))
+        return len(channels)
 
     def processes(self) -> frozenset[str]:
-        """Return the processes that have channels."""
-        return frozenset(row[0] for row in self._db.execute("SELECT process FROM channels"))
+        """Return the processes that have channels or listen."""
+        find = "SELECT process FROM channels UNION SELECT process FROM listeners"
+        return frozenset(row[0] for row in self._db.execute(find))
 
-    def consuming_processes(self, queues: Iterable[int]) -> frozenset[str]:
-        """Return the processes that consume one of these queues."""
+    def _consuming_processes(self, queue: int) -> list[str]:
         find = (
             "SELECT DISTINCT process FROM channels JOIN consumers ON channel = channels.id "
             "WHERE queue = ?"
         )
-        return frozenset(row[0] for queue in queues for row in self._db.execute(find, (queue,)))
+        return [row[0] for row in self._db.execute(find, (queue,))]
+
+    # Fan-out...
+
+    def listen(self, topic: str, process: str) -> None:
+        """Note that a process listens to a topic."""
+        add = "INSERT OR IGNORE INTO listeners (topic, process) VALUES (?, ?)"
+        self._db.execute(add, (topic, process))
+
+    def stop_listening(self, topic: str, process: str) -> None:
+        """Note that a process listens to a topic no more."""
+        remove = "DELETE FROM listeners WHERE topic = ? AND process = ?"
+        self._db.execute(remove, (topic, process))
+
+    def broadcast(self, topic: str, body: bytes) -> list[str]:
+        """Have every process that listens now collect `body`.
+
+        Returns:
+            The processes that do not get it, because too much waits for them already.
+        """
+        overdue: list[str] = []
+        find = "SELECT process FROM listeners WHERE topic = ?"
+        waiting = "SELECT count(*) FROM broadcasts WHERE process = ?"
+        for (process,) in self._db.execute(find, (topic,)).fetchall():
+            (unread,) = self._db.execute(waiting, (process,)).fetchone()
+            if unread >= _MAX_POST:
+                overdue.append(process)
+                continue
+            self._db.execute(
+                "INSERT INTO broadcasts (process, topic, body) VALUES (?, ?, ?)",
+                (process, topic, body),
+            )
+            self._called.add(process)
+        return overdue
+
+    def collect(self, process: str) -> list[Broadcast]:
+        """Return what was said to a process since it collected last, in order."""
+        find = "SELECT id, topic, body FROM broadcasts WHERE process = ? ORDER BY id"
+        rows = self._db.execute(find, (process,)).fetchall()
+        if rows:
+            remove = "DELETE FROM broadcasts WHERE process = ? AND id <= ?"
+            self._db.execute(remove, (process, rows[-1][0]))
+        return [Broadcast(topic, body) for _, topic, body in rows]
 
     # What tests ask...
 
@@ -276,6 +398,12 @@ class Engine:
             Waiting(name, Message(body, message_id, _load_headers(headers)), due)
             for name, body, message_id, headers, due in rows
         ]
+
+
+def _properties(queue: QueueSpec) -> str:
+    """Tell what must be the same whenever a queue is declared; what it has not is left out."""
+    properties = {"dead_letter": queue.dead_letter, "single_active": queue.single_active}
+    return json.dumps({name: value for name, value in properties.items() if value})
 
 
 def _load_headers(headers: str | None) -> dict[str, HeaderValue] | None:

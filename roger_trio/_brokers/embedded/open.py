@@ -2,24 +2,40 @@
 
 from __future__ import annotations
 
-import time
+import sqlite3
 from collections.abc import Callable
 
-import attrs
 import trio
 
 from .broker import EmbeddedBroker
+from .clock import SharedClock
 from .database import open_file, open_memory
+from .engine import Engine
 from .presence import FilePresence, RunPresence
 from .runner import InlineRunner, ThreadRunner
 
 
-@attrs.define(eq=False)
 class Memory:
     """The database in memory of one `trio.run`, and who uses it."""
 
-    runner: InlineRunner
-    present: dict[str, Callable[[], None]] = attrs.Factory(dict)
+    def __init__(self) -> None:
+        self._connection: sqlite3.Connection = open_memory()
+        self.engine = Engine(self._connection)
+        self.present: dict[str, Callable[[], None]] = {}
+        self.changed = trio.lowlevel.ParkingLot()
+        """Whoever waits here wakes after each transaction."""
+
+    def __del__(self) -> None:
+        self._connection.close()
+
+    def _tell(self) -> None:
+        self.changed.unpark_all()
+
+    def open_broker(self) -> EmbeddedBroker:
+        """Make a broker on it."""
+        # By a method of ours, so that the database is there for as long as the broker is.
+        runner = InlineRunner(self.engine, self._tell)
+        return EmbeddedBroker(runner, RunPresence(self.present), trio.current_time, "memory:")
 
 
 _memory: trio.lowlevel.RunVar[Memory] = trio.lowlevel.RunVar("roger_trio_memory")
@@ -37,7 +53,7 @@ def memory_of_this_run() -> Memory:
     """Return what all brokers in memory of this `trio.run` share; make it if need be."""
     memory = find_memory()
     if memory is None:
-        memory = Memory(InlineRunner(open_memory))
+        memory = Memory()
         _memory.set(memory)
     return memory
 
@@ -47,16 +63,19 @@ def open_memory_broker() -> EmbeddedBroker:
 
     All of one `trio.run` share their jobs, so that a client finds a node; the jobs end with it.
     """
-    memory = memory_of_this_run()
-    presence = RunPresence(memory.present)
-    return EmbeddedBroker(memory.runner, presence, trio.current_time, "memory:")
+    return memory_of_this_run().open_broker()
 
 
 def open_sqlite_broker(path: str) -> EmbeddedBroker:
     """Make a broker on a file, shared by any number of processes of one machine.
 
+    It is durable: what was confirmed is in the file, synced, and survives ``kill -9`` and power
+    loss. The file and those beside it can be read by their owner alone (mode 0600).
+
     Args:
-        path: The file; made if it is not there.
+        path: The file; made if it is not there. Its folder must be there, and writable.
     """
-    runner = ThreadRunner(lambda: open_file(path))
-    return EmbeddedBroker(runner, FilePresence(path), time.time, f"sqlite:{path}")
+    where = f"sqlite:{path}"
+    clock = SharedClock()
+    runner = ThreadRunner(lambda: open_file(path, clock), where)
+    return EmbeddedBroker(runner, FilePresence(path), clock.now, where)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import logging
 import math
 import os
 from collections.abc import Callable, Iterable
@@ -23,6 +24,23 @@ import trio
 _LOCK: Final = ".lock"
 _PIPE: Final = ".wake"
 _SCRAP: Final = 4096
+_INTERVAL: Final = 0.25
+"""Seconds between two looks for the dead."""
+
+logger = logging.getLogger(__name__)
+
+_held: set[int] = set()
+"""Our locks. A forked child gets them too, and would keep them when we are dead."""
+
+
+def _let_go_in_child() -> None:
+    for descriptor in _held:
+        with suppress(OSError):
+            os.close(descriptor)
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_let_go_in_child)
 
 
 class FilePresence:
@@ -32,14 +50,15 @@ class FilePresence:
         database: The file; the files of the processes lie in a folder beside it.
     """
 
-    seconds_between_looks: float = 0.25
-
     def __init__(self, database: str) -> None:
-        self._folder = Path(f"{database}-processes")
+        self.interval = _INTERVAL
+        self._database = database
+        self._folder = Path()
         self.name = f"{os.getpid()}-{token_hex(4)}"
         self._lock = -1
         self._pipe = -1
         self._known: dict[str, int] = {}
+        self._unwoken: set[str] = set()
         self._on_woken: Callable[[], None] = lambda: None
 
     # Ourselves...
@@ -51,23 +70,35 @@ class FilePresence:
             OSError: The folder cannot be written to.
         """
         self._on_woken = on_woken
+        # All must meet in one folder, by whatever links they came to the file.
+        self._folder = Path(f"{Path(self._database).resolve(strict=True)}-processes")
         self._folder.mkdir(mode=0o700, exist_ok=True)
+        try:
+            self._make_files()
+        except OSError:
+            self.leave(is_clean=True)
+            raise
+
+    def _make_files(self) -> None:
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
         # Locked before it has its name, so that nobody finds it unlocked.
         scratch = self._folder / f".{self.name}"
         self._lock = os.open(scratch, flags, 0o600)
+        _held.add(self._lock)
         fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        scratch.rename(self._folder / f"{self.name}{_LOCK}")
         pipe = self._folder / f"{self.name}{_PIPE}"
         os.mkfifo(pipe, 0o600)
         # For reading and writing: with a writer of our own it never reports the end.
         self._pipe = os.open(pipe, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
-        scratch.rename(self._folder / f"{self.name}{_LOCK}")
 
-    def leave(self) -> None:
-        """Be gone."""
+    def leave(self, *, is_clean: bool) -> None:
+        """Be gone; if not clean, the others find this one dead and clean up."""
         for process in list(self._known):
             self._forget(process)
-        _remove(self._folder, self.name)
+        if is_clean:
+            _remove(self._folder, self.name)
+        _held.discard(self._lock)
         for descriptor in (self._pipe, self._lock):
             if descriptor >= 0:
                 os.close(descriptor)
@@ -85,10 +116,14 @@ class FilePresence:
     # The others...
 
     def wake(self, processes: Iterable[str]) -> None:
-        """Wake other processes; one that is gone is passed over."""
+        """Wake other processes; one that is gone is passed over. Never raises."""
         for process in processes:
             if process != self.name:
                 self._wake(process)
+
+    def wake_all(self) -> None:
+        """Wake all others. Never raises."""
+        self.wake(_names(self._folder))
 
     def _wake(self, process: str) -> None:
         try:
@@ -100,9 +135,10 @@ class FilePresence:
         except BlockingIOError:
             pass  # Its pipe is full: it has been woken often enough.
         except OSError as exc:
-            if exc.errno not in (errno.ENXIO, errno.ENOENT, errno.EPIPE):
-                raise
             self._forget(process)
+            if exc.errno not in (errno.ENXIO, errno.ENOENT, errno.EPIPE):
+                logger.warning("process %s cannot be woken now: %s", process, exc)
+                self._unwoken.add(process)
 
     def _forget(self, process: str) -> None:
         descriptor = self._known.pop(process, None)
@@ -111,8 +147,12 @@ class FilePresence:
 
     def find_dead(self, processes: Iterable[str]) -> list[str]:
         """Return those that do not live any more: of `processes`, and of those that left files."""
-        left = (path.name.removesuffix(_LOCK) for path in self._folder.glob(f"*{_LOCK}"))
-        suspects = {*processes, *left} - {self.name}
+        present = _names(self._folder)
+        for gone in self._known.keys() - present:
+            self._forget(gone)
+        unwoken, self._unwoken = self._unwoken, set()
+        self.wake(unwoken)
+        suspects = {*processes, *present} - {self.name}
         return [each for each in suspects if not self._lives(each)]
 
     def _lives(self, process: str) -> bool:
@@ -137,10 +177,8 @@ class FilePresence:
 class RunPresence:
     """A broker among those that share one database in memory, in one `trio.run`."""
 
-    # Nobody dies alone there, and a clock that jumps would stop at every look.
-    seconds_between_looks: float = math.inf
-
     def __init__(self, present: dict[str, Callable[[], None]]) -> None:
+        self.interval = math.inf
         self._present = present
         self.name = token_hex(4)
 
@@ -148,7 +186,7 @@ class RunPresence:
         """Be present; `on_woken` is called when another wakes this one."""
         self._present[self.name] = on_woken
 
-    def leave(self) -> None:
+    def leave(self, *, is_clean: bool) -> None:
         """Be gone."""
         self._present.pop(self.name, None)
 
@@ -162,6 +200,10 @@ class RunPresence:
             if process != self.name and process in self._present:
                 self._present[process]()
 
+    def wake_all(self) -> None:
+        """Wake all others."""
+        self.wake(list(self._present))
+
     def find_dead(self, processes: Iterable[str]) -> list[str]:
         """Return nobody: they live and die together."""
         return []
@@ -170,6 +212,10 @@ class RunPresence:
         """Do nothing: nobody leaves anything behind."""
 
 
+def _names(folder: Path) -> set[str]:
+    return {path.name.removesuffix(_LOCK) for path in folder.glob(f"*{_LOCK}")}
+
+
 def _remove(folder: Path, process: str) -> None:
-    for suffix in (_PIPE, _LOCK):
-        (folder / f"{process}{suffix}").unlink(missing_ok=True)
+    for name in (f"{process}{_PIPE}", f"{process}{_LOCK}", f".{process}"):
+        (folder / name).unlink(missing_ok=True)

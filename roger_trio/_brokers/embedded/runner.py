@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 from collections.abc import Callable
-from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import Any, Final, Protocol, TypeVar
 
@@ -12,20 +12,35 @@ import outcome
 import trio
 
 from ..base import BrokerError, ConnectionLost, PublishRefused
-from .engine import Engine
+from .engine import Engine, News
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Work = Callable[[Engine], T]
+OnNews = Callable[[News], None]
 
 _GROUP: Final = 256
 """Pieces of work that share one commit at most."""
+_LOCKED: Final = "the database is locked by another process"
 
 
 class Runner(Protocol):
     """Runs pieces of work, each in a transaction that is committed before its result is seen."""
 
-    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Take work until cancelled; what was taken is done before it returns."""
+    @property
+    def trouble(self) -> str:
+        """What keeps work from being done right now, or ''."""
+        ...
+
+    async def run(
+        self, on_news: OnNews, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Take work until cancelled; what was taken is done before it returns.
+
+        `on_news` is called after each commit that has some, whether or not somebody still waits
+        for the work, and before its result is seen. It must neither block nor raise.
+        """
         ...
 
     async def call(self, work: Work[T]) -> T:
@@ -34,60 +49,113 @@ class Runner(Protocol):
         Raises:
             BrokerError: The work's own, or that the database could not keep it.
 
-        Cancellation: the work may or may not be done.
+        Cancellation: the work may be done nevertheless, or not.
         """
         ...
 
 
-def _transact(engine: Engine, database: sqlite3.Connection, works: list[Work[Any]]) -> list[Any]:
-    """Run pieces of work in one transaction; return an outcome for each.
+class _Locked(Exception):
+    """Another process is writing, and does not end."""
 
-    One that fails has written nothing, as the engine checks before it writes. If the database
-    fails, all fail, and nothing of them is kept.
+
+def transact(engine: Engine, works: list[Work[Any]]) -> tuple[list[outcome.Maybe[Any]], News]:
+    """Run pieces of work in one transaction; return an outcome for each, and the news.
+
+    A piece that ends with a `BrokerError` has written nothing, as the engine checks first. After
+    any other failure nothing is kept, and each piece has a transaction to itself: one that asks
+    for too much does not take the others with it.
     """
-    results: list[outcome.Maybe[Any]] = []
     try:
-        database.execute("BEGIN IMMEDIATE")
-        for work in works:
-            try:
-                results.append(outcome.Value(work(engine)))
-            except BrokerError as exc:
-                results.append(outcome.Error(exc))
-        database.execute("COMMIT")
-    except sqlite3.Error as exc:
-        with suppress(sqlite3.Error):
-            database.execute("ROLLBACK")
-        engine.forget()
-        failure = PublishRefused(f"the database cannot keep it: {exc}")
-        return [outcome.Error(failure) for _ in works]
-    return results
+        _begin(engine)
+        results = [_attempt(work, engine) for work in works]
+        return results, engine.commit()
+    except _Locked:
+        raise
+    except Exception as exc:  # noqa: BLE001 -- given to whom it concerns
+        engine.roll_back()
+        if len(works) == 1:
+            return [outcome.Error(_translate(exc))], News()
+    except BaseException:
+        engine.roll_back()
+        raise
+    return _transact_singly(engine, works)
+
+
+def _transact_singly(
+    engine: Engine, works: list[Work[Any]]
+) -> tuple[list[outcome.Maybe[Any]], News]:
+    results: list[outcome.Maybe[Any]] = []
+    queues: frozenset[int] = frozenset()
+    processes: frozenset[str] = frozenset()
+    for work in works:
+        try:
+            [result], news = transact(engine, [work])
+        except _Locked:
+            result, news = outcome.Error(ConnectionLost(_LOCKED)), News()
+        results.append(result)
+        queues, processes = queues | news.queues, processes | news.processes
+    return results, News(queues, processes)
+
+
+def _begin(engine: Engine) -> None:
+    try:
+        engine.begin()
+    except sqlite3.OperationalError as exc:
+        if is_locked(exc):
+            raise _Locked from exc
+        raise
+
+
+def is_locked(error: sqlite3.Error) -> bool:
+    """Tell whether another process keeps us from what we tried, for now."""
+    code: int = getattr(error, "sqlite_errorcode", 0)
+    return code & 0xFF == sqlite3.SQLITE_BUSY
+
+
+def _attempt(work: Work[Any], engine: Engine) -> outcome.Maybe[Any]:
+    try:
+        return outcome.Value(work(engine))
+    except BrokerError as exc:
+        return outcome.Error(exc)
+
+
+def _translate(error: Exception) -> Exception:
+    if isinstance(error, sqlite3.Error):
+        return PublishRefused(f"the database cannot keep it: {error}")
+    return error
 
 
 class InlineRunner:
-    """Runs work where it is asked for: for a database in memory."""
+    """Runs work where it is asked for: for a database in memory.
 
-    def __init__(self, open_database: Callable[[], sqlite3.Connection]) -> None:
-        self._database = open_database()
-        self._engine = Engine(self._database)
-        self.changed: Final = trio.lowlevel.ParkingLot()
-        """Whoever waits here wakes after each transaction."""
+    Args:
+        engine: The database; others in the same thread may use it too.
+        on_change: Called after each transaction.
+    """
 
-    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    def __init__(self, engine: Engine, on_change: Callable[[], object] = lambda: None) -> None:
+        self.trouble = ""
+        self._engine = engine
+        self._on_change = on_change
+        self._on_news: OnNews = lambda _: None
+
+    async def run(
+        self, on_news: OnNews, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
         """Do nothing until cancelled; there is no thread."""
+        self._on_news = on_news
         task_status.started()
         await trio.sleep_forever()
 
     async def call(self, work: Work[T]) -> T:
-        """Run a piece of work; see `Runner`."""
-        await trio.lowlevel.checkpoint()
-        result = _transact(self._engine, self._database, [work])[0]
-        self.changed.unpark_all()
+        """Run a piece of work; see `Runner`. Cancelled, it is either done or not begun."""
+        await trio.lowlevel.checkpoint_if_cancelled()
+        [result], news = transact(self._engine, [work])
+        self._on_news(news)
+        self._on_change()
+        await trio.lowlevel.cancel_shielded_checkpoint()
         value: T = result.unwrap()
         return value
-
-    def look(self, question: Work[T]) -> T:
-        """Answer a question that changes nothing, here and now."""
-        return question(self._engine)
 
 
 class _Request:
@@ -110,25 +178,32 @@ class ThreadRunner:
 
     So many publishers cost one sync of the disk together, and none of them waits longer for it
     than for its own.
+
+    Args:
+        open_database: Opens it; called in the thread.
+        where: What logs call it.
     """
 
-    def __init__(self, open_database: Callable[[], sqlite3.Connection]) -> None:
+    def __init__(self, open_database: Callable[[], sqlite3.Connection], where: str) -> None:
         self._open = open_database
+        self._where = where
         self._requests: SimpleQueue[_Request | None] = SimpleQueue()
         self._stopped = False
         self._limiter = trio.CapacityLimiter(1)
+        self.trouble = ""
 
-    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    async def run(
+        self, on_news: OnNews, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
         """Keep the thread until cancelled; what was asked of it by then is done.
 
         Raises:
             ConnectionRefused: The database cannot be opened.
         """
         database = await trio.to_thread.run_sync(self._open, limiter=self._limiter)
-        token = trio.lowlevel.current_trio_token()
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._keep_thread, database, token)
+                nursery.start_soon(self._keep_thread, Engine(database), on_news)
                 task_status.started()
                 try:
                     await trio.sleep_forever()
@@ -136,25 +211,32 @@ class ThreadRunner:
                     self._stopped = True
                     self._requests.put(None)
         finally:
+            self._stopped = True
+            self._fail_the_rest()
             database.close()
 
-    async def _keep_thread(
-        self, database: sqlite3.Connection, token: trio.lowlevel.TrioToken
-    ) -> None:
+    def _fail_the_rest(self) -> None:
+        """Nobody must wait for a thread that is no more."""
+        while not self._requests.empty():
+            request = self._requests.get_nowait()
+            if request is not None:
+                request.done.set()
+
+    async def _keep_thread(self, engine: Engine, on_news: OnNews) -> None:
+        token = trio.lowlevel.current_trio_token()
+
+        def serve() -> None:
+            while True:
+                group, is_last = self._next_group()
+                if group:
+                    results, news = self._persist(engine, group)
+                    token.run_sync_soon(_answer, group, results, news, on_news)
+                if is_last:
+                    return
+
         # Not to be abandoned: cancelled, it waits for the work in hand, which takes a moment.
         with trio.CancelScope(shield=True):
-            await trio.to_thread.run_sync(self._serve, database, token, limiter=self._limiter)
-
-    def _serve(self, database: sqlite3.Connection, token: trio.lowlevel.TrioToken) -> None:
-        """Do work until told to stop; runs in the thread."""
-        engine = Engine(database)
-        while True:
-            group, is_last = self._next_group()
-            if group:
-                results = _transact(engine, database, [request.work for request in group])
-                token.run_sync_soon(_answer, group, results)
-            if is_last:
-                return
+            await trio.to_thread.run_sync(serve, limiter=self._limiter)
 
     def _next_group(self) -> tuple[list[_Request], bool]:
         """Wait for work; return what is waiting, and whether it is the last."""
@@ -170,6 +252,24 @@ class ThreadRunner:
                 return group, False
         return group, True
 
+    def _persist(
+        self, engine: Engine, group: list[_Request]
+    ) -> tuple[list[outcome.Maybe[Any]], News]:
+        """Do the work of a group; while the database is locked, wait, unless we are to stop."""
+        works = [request.work for request in group]
+        while True:
+            try:
+                done = transact(engine, works)
+            except _Locked:
+                if self._stopped:
+                    return [outcome.Error(ConnectionLost(_LOCKED)) for _ in works], News()
+                if not self.trouble:
+                    logger.warning("%s: %s; waiting for it", self._where, _LOCKED)
+                self.trouble = _LOCKED
+            else:
+                self.trouble = ""
+                return done
+
     async def call(self, work: Work[T]) -> T:
         """Run a piece of work in the thread; see `Runner`."""
         if self._stopped:
@@ -181,7 +281,10 @@ class ThreadRunner:
         return result
 
 
-def _answer(group: list[_Request], results: list[outcome.Maybe[Any]]) -> None:
+def _answer(
+    group: list[_Request], results: list[outcome.Maybe[Any]], news: News, on_news: OnNews
+) -> None:
+    on_news(news)
     for request, result in zip(group, results, strict=True):
         request.result = result
         request.done.set()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Iterable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Final, NoReturn
 
 import trio
@@ -33,6 +33,7 @@ from . import topology
 from .connection import Connection
 from .link import Link
 from .publishing import Batch, Confirmation, write_all
+from .topics import Topics
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +57,7 @@ class RabbitBroker:
         self._publishing = Link(config, f"{name} publishing")
         self._consuming = Link(config, f"{name} consuming") if consumes else self._publishing
         self._links = tuple(dict.fromkeys((self._publishing, self._consuming)))
+        self._topics = Topics(prefix, self._publishing, self._consuming)
         self._specs: dict[str, QueueSpec] = {}
         self._declared: dict[str, float] = {}
         """Name → the time from which it is crash-safe."""
@@ -91,6 +93,7 @@ class RabbitBroker:
         async with trio_asyncio.open_loop() as loop:
             loop.set_exception_handler(_log_stray_error)
             async with trio.open_nursery() as transports, trio.open_nursery() as links:
+                self._topics.nursery = links
                 for link in self._links:
                     links.start_soon(link.run, loop, transports, name=str(link))
                 try:
@@ -312,6 +315,14 @@ class RabbitBroker:
         return QueueCount(
             messages=int(answer.message_count or 0), consumers=int(answer.consumer_count or 0)
         )
+
+    async def broadcast(self, topic: str, body: bytes) -> None:
+        """Hand `body` to everybody who listens to `topic` now; see `Broker`."""
+        await self._topics.broadcast(topic, body)
+
+    def listen(self, topic: str) -> AbstractAsyncContextManager[trio.MemoryReceiveChannel[bytes]]:
+        """Receive what is broadcast to `topic` from now on; see `Broker`."""
+        return self._topics.listen(topic)
 
     async def _control(self, frame: Any) -> Any:
         connection = await self._consuming.wait_up()

@@ -51,7 +51,14 @@ def queue_arguments(spec: QueueSpec) -> Arguments:
             "x-dead-letter-exchange": "",
             "x-dead-letter-routing-key": spec.dead_letter,
         }
+    if spec.single_active:
+        arguments["x-single-active-consumer"] = True
     return arguments
+
+
+def topic_exchange(prefix: str, topic: str) -> str:
+    """Return the exchange that hands what is broadcast to `topic` to all who listen."""
+    return f"{prefix}roger.topic.{topic}"
 
 
 def level_name(prefix: str, level: int) -> str:

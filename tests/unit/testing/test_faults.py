@@ -210,7 +210,7 @@ async def test_a_refused_enqueue_in_time_goes_on(autojump_clock: MockClock, log:
                 await trio.sleep(10)
             await trio.sleep(10)
             assert log == []
-        await trio.sleep(0)
+        await trio.lowlevel.checkpoint()
         await node.run_until_idle()
         assert log == ["a"]
 

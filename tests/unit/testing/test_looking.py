@@ -92,7 +92,7 @@ async def test_a_payload_that_is_no_job_is_seen() -> None:
         await note.job("a").enqueue("test")
         await node._broker.publish("test-default", Message(b"{}", "x"))
         assert [job.name for job in enqueued()] == ["kit:note", ""]
-        with pytest.raises(AssertionError, match="not a job {} in test/default"):
+        with pytest.raises(AssertionError, match=r"not a job \{\} in test/default"):
             assert_enqueued(note, text="b")
 
 
@@ -182,8 +182,10 @@ async def test_a_failure_for_a_queue_and_a_whole_job() -> None:
             assert_enqueued(Animal("dog"), queue="default")
     assert str(caught.value).splitlines() == [
         "expected that kit:Animal(name='dog') in queue 'default' is enqueued, but only 1 job is:",
-        "  Animal(name='cat') in x/zoo: "
-        "queue: expected 'default', got 'zoo'; name: expected 'dog', got 'cat'",
+        (
+            "  Animal(name='cat') in x/zoo: "
+            "queue: expected 'default', got 'zoo'; name: expected 'dog', got 'cat'"
+        ),
     ]
 
 
@@ -196,8 +198,10 @@ async def test_a_failure_where_a_node_consumes(log: list[str]) -> None:
             assert_enqueued(note)
     assert str(caught.value).splitlines() == [
         "expected that kit:note is enqueued, but nothing is",
-        "(a node of this run consumes test/default and may have taken it; "
-        "running_node(partitions={}) leaves jobs alone)",
+        (
+            "(a node of this run consumes test/default and may have taken it; "
+            "running_node(partitions={}) leaves jobs alone)"
+        ),
     ]
 
 

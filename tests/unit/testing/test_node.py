@@ -96,12 +96,16 @@ async def test_an_exception_of_the_block_comes_out_bare() -> None:
 
 async def test_a_failing_block_does_not_wait_for_jobs(log: list[str]) -> None:
     """Where the block raised, running jobs are cancelled at once."""
-    with pytest.raises(AssertionError), trio.fail_after(5):
+
+    async def fail_in_the_middle() -> None:
         async with running_node() as node:
             await sleep.job(1000).enqueue("test")
             while not (await node.running_jobs("test"))[node.name]:
                 await trio.testing.wait_all_tasks_blocked()
             raise AssertionError
+
+    with pytest.raises(AssertionError), trio.fail_after(5):
+        await fail_in_the_middle()
     assert log == ["starts", "cancelled"]
 
 

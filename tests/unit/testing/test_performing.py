@@ -162,7 +162,6 @@ async def test_further_jobs_go_to_the_ambient_client(log: list[str]) -> None:
     """Inside a node what the job enqueues is performed there."""
     async with running_node() as node:
         await perform_job(chain.job(3))
-        assert log == ["link 3"]
         await node.run_until_idle()
         assert log == ["link 3", "link 2", "link 1"]
         assert enqueued() == []

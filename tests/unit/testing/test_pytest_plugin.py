@@ -13,6 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[3]
 PAGE = ROOT / "docs" / "testing.md"
+FILE = re.compile(r"^```python\n# (\w+\.py)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 class Project:
@@ -174,8 +175,12 @@ def test_the_fixtures_are_listed(project: Project) -> None:
     """`pytest --fixtures` shows both, with what they are for."""
     project.write("test_it.py", "")
     done = project.run("--fixtures")
-    assert re.search(r"^roger_node .*\n +Run a node on the broker in memory", done.stdout, re.M)
-    assert re.search(r"^roger_config .*\n +Return what `roger_node` runs", done.stdout, re.M)
+    assert re.search(
+        r"^roger_node .*\n +Run a node on the broker in memory", done.stdout, re.MULTILINE
+    )
+    assert re.search(
+        r"^roger_config .*\n +Return what `roger_node` runs", done.stdout, re.MULTILINE
+    )
 
 
 def test_a_project_that_does_not_use_it_is_left_alone(project: Project) -> None:
@@ -198,18 +203,20 @@ def test_one():
 def test_the_examples_of_the_page_pass(project: Project) -> None:
     """The tests that the page on testing shows pass, all together and without a warning."""
     page = PAGE.read_text(encoding="utf-8")
-    blocks = re.findall(r"^```python\n# (\w+\.py)\n(.*?)^```$", page, re.M | re.S)
+    blocks = FILE.findall(page)
     assert len(blocks) == page.count("```python")
     for name, text in blocks:
         project.write(name, text)
     done = project.run("-q")
-    assert re.search(r"^14 passed", done.stdout, re.M), done.stdout + done.stderr
+    assert re.search(r"^14 passed", done.stdout, re.MULTILINE), done.stdout + done.stderr
 
 
 def test_the_message_on_the_page_is_the_real_one(project: Project) -> None:
     """The failure that the page shows is what the assertion says."""
     page = PAGE.read_text(encoding="utf-8")
-    for name, text in re.findall(r"^```python\n# (\w+\.py)\n(.*?)^```$", page, re.M | re.S):
+    for name, text in re.findall(
+        r"^```python\n# (\w+\.py)\n(.*?)^```$", page, re.MULTILINE | re.DOTALL
+    ):
         if name in {"jobs.py", "test_enqueued.py"}:
             wrong = 'assert_enqueued(send_mail, to="alan@example.com")'
             project.write(
@@ -217,9 +224,9 @@ def test_the_message_on_the_page_is_the_real_one(project: Project) -> None:
             )
     project.write("pytest.ini", "[pytest]\ntrio_mode = true\n")
     done = project.run("-q", "--tb=short")
-    [message] = re.findall(r"^```text\n(.*?)^```$", page, re.M | re.S)
-    shown = re.sub(r"^[ |E]*", "", done.stdout, flags=re.M)
-    expected = re.sub(r"^ *", "", message, flags=re.M)
+    [message] = re.findall(r"^```text\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    shown = re.sub(r"^[ |E]*", "", done.stdout, flags=re.MULTILINE)
+    expected = re.sub(r"^ *", "", message, flags=re.MULTILINE)
     # The clock is a real one here, so that an hour is a little less.
     assert expected in re.sub(r"due in 3599\.\d+ s|due in 3600 s", "due in 3600 s", shown), (
         done.stdout

@@ -1,0 +1,228 @@
+"""Several processes at one file: who gets what when one dies, stops, or speaks."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import statistics
+import time
+from pathlib import Path
+
+import pytest
+import trio
+
+from roger_trio._brokers.base import Broker, BrokerError, Message, PublishRefused
+from tests.conformance.kit import Inbox, bodies, messages, settles_at
+
+from . import children
+from .children import child, running
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> str:
+    """Return where the file is made."""
+    return str(tmp_path / "roger.db")
+
+
+async def _ready(broker: Broker, queue: str) -> int:
+    return (await broker.count(queue)).messages
+
+
+async def test_the_dead_give_back_at_once_and_the_stopped_do_not(path: str) -> None:
+    """A killed process's messages go to another within a second; a stopped one's stay with it."""
+    inbox = Inbox()
+    async with running(path, "q") as broker:
+        await broker.publish_many("q", messages(6))
+        with (
+            child(children.consume_and_keep, path, "q", 3) as dying,
+            child(children.consume_and_keep, path, "q", 3) as stopping,
+        ):
+            theirs = {each: [each.read_line() for _ in range(4)] for each in (dying, stopping)}
+            stopping.signal(signal.SIGSTOP)
+            async with broker.open_channel() as channel:
+                await channel.subscribe("q", prefetch=6, on_delivery=inbox.put)
+                dying.kill()
+                await inbox.wait(3, within=1.0)
+                assert {each.body.decode() for each in inbox.deliveries} < set(theirs[dying])
+                assert all(each.redelivered for each in inbox.deliveries)
+                with trio.move_on_after(1.0):
+                    await inbox.wait(4)
+                assert len(inbox.deliveries) == 3
+                stopping.kill()
+                await inbox.wait(6, within=1.0)
+    assert sorted(inbox.bodies) == bodies(messages(6))
+
+
+async def test_a_single_active_consumer_that_is_killed(path: str) -> None:
+    """The next process takes over within a second, and only then."""
+    async with running(path) as broker:
+        with child(children.be_single, path, "s") as first:
+            assert first.read_line() == "ready"
+            with child(children.be_single, path, "s") as second:
+                assert second.read_line() == "ready"
+                for number in range(5):
+                    await broker.publish("s", Message(b"%d" % number))
+                    assert first.read_line() == str(number)
+                first.kill()
+                began = time.monotonic()
+                await broker.publish("s", Message(b"after"))
+                # The last one may come again: its acknowledgement was not awaited.
+                assert (second.read_line().removeprefix("4") or second.read_line()) == "after"
+                assert time.monotonic() - began < 1.0
+
+
+async def test_broadcasts_reach_other_processes(path: str) -> None:
+    """What is broadcast is heard in every process that listens; a dead one is in nobody's way."""
+    async with running(path) as broker:
+        with child(children.hear, path, "t") as one, child(children.hear, path, "t") as two:
+            assert [one.read_line(), two.read_line()] == ["ready", "ready"]
+            await broker.broadcast("t", b"1")
+            assert [one.read_line(), two.read_line()] == ["1", "1"]
+            one.kill()
+            await broker.broadcast("t", b"2")
+            assert two.read_line() == "2"
+
+
+async def test_a_process_dies_between_commit_and_call(path: str) -> None:
+    """A message that was committed by a process which died before it told of it is delivered."""
+    inbox = Inbox(ack=True)
+    async with running(path, "q") as broker, broker.open_channel() as channel:
+        await channel.subscribe("q", prefetch=1, on_delivery=inbox.put)
+        await settles_at(0, lambda: _ready(broker, "q"))
+        with child(children.publish_and_die, path) as dying:
+            dying.process.join()
+        await inbox.wait(1, within=1.0)
+
+
+async def test_an_idle_worker_starts_within_moments(path: str) -> None:
+    """A job enqueued by another process is with an idle worker within 10 ms; loosely, here."""
+    latencies: list[float] = []
+    with child(children.echo, path, "q") as worker:
+        assert worker.read_line() == "ready"
+        async with running(path, "q") as broker:
+            for _ in range(50):
+                began = time.monotonic()
+                await broker.publish("q", Message(b""))
+                latencies.append(float(worker.read_line()) - began)
+    median = statistics.median(latencies)
+    print(f"median {median * 1000:.2f} ms, worst {max(latencies) * 1000:.2f} ms")  # noqa: T201
+    assert median < 0.05
+
+
+async def test_an_idle_process_rests(path: str) -> None:
+    """With ten queues and nothing to do a process takes less than 1 % of a core; loosely, here."""
+    with child(children.idle, path, 10) as idler:
+        assert idler.read_line() == "ready"
+        before = cpu_seconds(idler.pid)
+        await trio.sleep(3)
+        used = (cpu_seconds(idler.pid) - before) / 3
+    print(f"{used:.2%} of a core")  # noqa: T201
+    assert used < 0.03
+
+
+def cpu_seconds(pid: int) -> float:
+    """Return what a process has used, from the scheduler: finer than a tick."""
+    return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e9 + sum(
+        int(each.read_text().split()[0]) / 1e9
+        for each in Path(f"/proc/{pid}/task").glob("*/schedstat")
+        if each.parent.name != str(pid)
+    )
+
+
+async def test_a_long_queue_costs_no_more(path: str) -> None:
+    """With 200,000 messages waiting, publishing and claiming take what they take with few."""
+    async with running(path, "q") as broker:
+        few = await _round_trip(broker)
+        for _ in range(20):
+            await broker.publish_many("q", [Message(b"x" * 100)] * 10_000)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        many = await _round_trip(broker)
+        began = time.monotonic()
+        assert (await broker.count("q")).messages >= 190_000
+        assert time.monotonic() - began < 0.5
+        grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert many < few * 3
+    assert grown < 50_000  # Kilobytes: less than the messages are.
+
+
+async def _round_trip(broker: Broker) -> float:
+    """Publish and consume 2,000 messages, three times; return the best time."""
+    times: list[float] = []
+    for _ in range(3):
+        began = time.monotonic()
+        inbox = Inbox(ack=True)
+        for _ in range(20):
+            await broker.publish_many("q", [Message(b"x" * 100)] * 100)
+        async with broker.open_channel() as channel:
+            await channel.subscribe("q", prefetch=100, on_delivery=inbox.put)
+            await inbox.wait(2000)
+            await channel.flush()
+        times.append(time.monotonic() - began)
+    return min(times)
+
+
+async def test_a_full_disk(path: str) -> None:
+    """On a full disk a publish is refused, nothing is lost, and room makes all well."""
+    with child(children.fill, path) as process:
+        while (line := process.read_line()).startswith("confirmed "):
+            confirmed = int(line.split()[1])
+        assert line.startswith("refused: the database cannot keep it: "), line
+        assert process.read_line() == "acked"
+        assert process.read_line() == "confirmed again"
+    async with running(path, "q") as broker:
+        assert await _ready(broker, "q") == confirmed
+
+
+async def test_settlements_wait_for_room(path: str, caplog: pytest.LogCaptureFixture) -> None:
+    """What could not be settled for lack of room is settled when there is some; trouble says so."""
+    inbox = Inbox()
+    async with running(path, "q") as broker:
+        await broker.publish_many("q", messages(3))
+        async with broker.open_channel() as channel:
+            await channel.subscribe("q", prefetch=3, on_delivery=inbox.put)
+            await inbox.wait(3)
+            soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+            try:
+                for each in inbox.deliveries:
+                    each.ack()
+                await settles_at(True, lambda: "cannot keep it" in broker.trouble)
+                with pytest.raises(PublishRefused):
+                    await broker.publish("q", Message(b"x"))
+            finally:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+            await channel.flush()
+            assert broker.trouble == ""
+        assert await _ready(broker, "q") == 0
+    assert sum("trying again" in each.message for each in caplog.records) == 1
+
+
+async def test_two_brokers_of_one_process(path: str) -> None:
+    """Two brokers at one file in one process are as two processes: nothing is locked or lost."""
+    inboxes = [Inbox(ack=True), Inbox(ack=True)]
+    async with (
+        running(path, "q") as one,
+        running(path, "q") as two,
+        one.open_channel() as first,
+        two.open_channel() as second,
+    ):
+        await first.subscribe("q", prefetch=10, on_delivery=inboxes[0].put)
+        await second.subscribe("q", prefetch=10, on_delivery=inboxes[1].put)
+        async with trio.open_nursery() as nursery:
+            for each in messages(200):
+                nursery.start_soon((one, two)[len(each.body) % 2].publish, "q", each)
+        everything = sorted(bodies(messages(200)))
+        await settles_at(everything, lambda: sorted(inboxes[0].bodies + inboxes[1].bodies))
+
+
+async def test_a_folder_for_processes_that_cannot_be_made(path: str) -> None:
+    """What keeps processes from finding each other is refused, and named."""
+    async with running(path, "q"):
+        pass
+    os.rmdir(f"{path}-processes")  # noqa: PTH106 -- in an async function
+    Path(f"{path}-processes").touch()  # noqa: ASYNC240 -- a moment
+    with pytest.RaisesGroup(BrokerError, allow_unwrapped=True) as caught:
+        async with running(path, "q"):
+            pass
+    assert f"sqlite:{path}: {path}-processes: File exists" in repr(caught.value)

@@ -1,0 +1,216 @@
+"""Who lives: locks and pipes, with real processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import trio
+
+from roger_trio._brokers.embedded.presence import FilePresence, RunPresence
+
+CHILD = """
+    import sys
+    from roger_trio._brokers.embedded.presence import FilePresence
+    presence = FilePresence(sys.argv[1])
+    presence.enter(lambda: None)
+    print(presence.name, flush=True)
+    sys.stdin.read()
+    presence.leave(is_clean=True)
+"""
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Path:
+    """Return a file to be present at."""
+    path = tmp_path / "roger.db"
+    path.touch()
+    return path
+
+
+@contextmanager
+def present(path: Path) -> Iterator[FilePresence]:
+    """Be present."""
+    presence = FilePresence(str(path))
+    presence.enter(lambda: None)
+    try:
+        yield presence
+    finally:
+        presence.leave(is_clean=True)
+
+
+@contextmanager
+def child(path: Path) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """Run a process that is present; yield its name."""
+    command = [sys.executable, "-c", textwrap.dedent(CHILD), str(path)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        yield process.stdout.readline().strip(), process
+    finally:
+        process.kill()
+        process.stdin.close()
+        process.stdout.close()
+        process.wait()
+
+
+def folder(path: Path) -> Path:
+    """Return where processes leave their files."""
+    return Path(f"{path}-processes")
+
+
+def test_a_killed_process_is_dead_and_a_stopped_one_is_not(database: Path) -> None:
+    """A process that is stopped lives, however long; killed, it is dead at once."""
+    with present(database) as mine, child(database) as (name, process):
+        assert mine.find_dead([name]) == []
+        process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, process.pid, os.WSTOPPED)
+        assert mine.find_dead([name]) == []
+        process.kill()
+        process.wait()
+        assert mine.find_dead([]) == [name]
+        mine.bury(name)
+        assert mine.find_dead([]) == []
+        assert {each.name for each in folder(database).iterdir()} == {
+            f"{mine.name}.lock",
+            f"{mine.name}.wake",
+        }
+
+
+def test_one_that_left_is_known_by_nobody(database: Path) -> None:
+    """Who leaves in order leaves nothing behind."""
+    with present(database) as mine, child(database) as (name, process):
+        assert process.stdin is not None
+        process.stdin.close()
+        process.wait()
+        assert mine.find_dead([]) == []
+        assert mine.find_dead([name]) == [name]
+    assert list(folder(database).iterdir()) == []
+
+
+def test_one_that_left_uncleanly_is_found_dead(database: Path) -> None:
+    """Who could not clean up leaves its files to tell the others."""
+    with present(database) as mine:
+        other = FilePresence(str(database))
+        other.enter(lambda: None)
+        other.leave(is_clean=False)
+        assert mine.find_dead([]) == [other.name]
+
+
+def test_two_in_one_process(database: Path) -> None:
+    """Two brokers of one process find each other alive, and one's end leaves the other."""
+    with present(database) as one:
+        with present(database) as two:
+            assert one.find_dead([two.name]) == two.find_dead([one.name]) == []
+        assert one.find_dead([two.name]) == [two.name]
+        with child(database) as (_, process), present(database) as three:
+            assert three.find_dead([one.name]) == []
+            process.kill()
+    assert one.name not in three.name
+
+
+def test_they_meet_by_whatever_path(database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A link to the file and a relative path lead to the same folder."""
+    link = database.parent / "link.db"
+    link.symlink_to(database)
+    monkeypatch.chdir(database.parent)
+    with present(link) as one, present(Path("roger.db")) as two, present(database) as three:
+        for each in (one, two, three):
+            assert each.find_dead([one.name, two.name, three.name]) == []
+
+
+def test_a_forked_child_does_not_keep_its_parent_alive(database: Path) -> None:
+    """The lock of a process that died is free, though a child that it forked lives on."""
+    code = textwrap.dedent(CHILD).replace(
+        "sys.stdin.read()",
+        "import os, signal\npid = os.fork()\nif pid == 0: signal.pause()\n"
+        "print(pid, flush=True)\nsys.stdin.read()",
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(database)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    name, grandchild = process.stdout.readline().strip(), int(process.stdout.readline())
+    try:
+        with present(database) as mine:
+            process.kill()
+            process.wait()
+            assert mine.find_dead([]) == [name]
+            os.kill(grandchild, 0)
+    finally:
+        os.kill(grandchild, signal.SIGKILL)
+        process.stdin.close()
+        process.stdout.close()
+
+
+def test_the_files_are_private(database: Path) -> None:
+    """Lock and pipe are their owner's alone, whatever the umask."""
+    umask = os.umask(0)
+    try:
+        with present(database):
+            modes = {stat.S_IMODE(each.stat().st_mode) for each in folder(database).iterdir()}
+    finally:
+        os.umask(umask)
+    assert modes == {0o600}
+    assert stat.S_IMODE(folder(database).stat().st_mode) == 0o700
+
+
+async def test_a_call_is_heard(database: Path) -> None:
+    """One wakes the other; many calls while nobody listens are one, and nobody is held up."""
+    heard = trio.Event()
+    with present(database) as one:
+        two = FilePresence(str(database))
+        two.enter(heard.set)
+        for _ in range(100_000):  # More than a pipe holds.
+            one.wake([two.name, one.name])
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(two.listen)
+            await heard.wait()
+            nursery.cancel_scope.cancel()
+        two.leave(is_clean=True)
+        one.wake([two.name, "never was"])
+        one.wake_all()
+
+
+def test_a_call_that_could_not_be_made_is_made_later(
+    database: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """When no file can be opened, who was to be woken is woken at the next look."""
+    with present(database) as one, present(database) as two:
+        pipe = folder(database) / f"{two.name}.wake"
+        aside = pipe.rename(pipe.with_suffix(".aside"))
+        pipe.symlink_to(pipe)  # ELOOP: as good an error as any.
+        one.wake([two.name])
+        pipe.unlink()
+        aside.rename(pipe)
+        assert "cannot be woken now" in caplog.text
+        one.find_dead([])
+        assert os.read(two._pipe, 10) == b"\0"
+
+
+def test_in_memory_nobody_dies() -> None:
+    """Those who share a database in memory wake each other directly."""
+    present_ones: dict[str, object] = {}
+    heard: list[str] = []
+    one, two = RunPresence(present_ones), RunPresence(present_ones)  # type: ignore[arg-type]
+    one.enter(lambda: heard.append("one"))
+    two.enter(lambda: heard.append("two"))
+    one.wake([one.name, two.name])
+    two.wake_all()
+    two.leave(is_clean=True)
+    one.wake([two.name])
+    assert heard == ["two", "one"]
+    assert one.find_dead([two.name]) == []
