@@ -39,7 +39,7 @@ def nodes_of_this_run() -> list[RunningNode]:
 
 
 class RunningNode(Node):
-    """The `Node` of a test: get one from `running_node`, or the ``roger_node`` fixture.
+    """The ``Node`` of a test: get one from `running_node`, or the ``roger_node`` fixture.
 
     It has everything a node and a client have, and besides: `run_until_idle`, and the faults
     `drop_connections`, `lose_acks`, `refuse_publishes` and `delay_publishes`. A fault concerns
@@ -121,7 +121,7 @@ class RunningNode(Node):
     def lose_acks(self, count: int = 1) -> None:
         """Let the acknowledgements of the next jobs that end on this node get lost.
 
-        Such a job runs to its end, whatever that is: it succeeds and `after_run` is
+        Such a job runs to its end, whatever that is: it succeeds and ``after_run`` is
         called, or its retry is enqueued. But the broker is not told, and delivers the job once
         more, at once and with ``redelivered`` set. So a job that succeeded runs again, and one
         that failed runs again beside its retry: what at-least-once means. A job that it happens
@@ -132,7 +132,7 @@ class RunningNode(Node):
                 adds up with what is still to be lost. So many more times jobs are performed.
 
         Raises:
-            ValueError: `count` is less than 1.
+            ValueError: ``count`` is less than 1.
         """
         if count < 1:
             raise ValueError(f"count: expected at least 1, got {count!r}")
@@ -142,9 +142,9 @@ class RunningNode(Node):
         """Let the broker take no message from this node while the block lasts.
 
         As with a broker that is down, or short of memory or disk: ``enqueue`` waits, and raises
-        `BrokerUnavailable` after ``enqueue_timeout`` seconds on Trio's clock; nothing was kept.
-        Under a clock that jumps that takes no time; on a real clock give the node a `Config` with a
-        short ``enqueue_timeout``. What still waits when the block ends goes on. A job that ends in
+        ``BrokerUnavailable`` after ``enqueue_timeout`` seconds on Trio's clock; nothing was kept.
+        Under a clock that jumps that takes no time; on a real clock give the node a ``Config`` with
+        a short ``enqueue_timeout``. What still waits when the block ends goes on. A job that ends in
         a retry or a burial is given back after 10 s, and runs again. Blocks may overlap.
         """
         return self._faulty.refuse_publishes()
@@ -152,8 +152,8 @@ class RunningNode(Node):
     def delay_publishes(self, seconds: float) -> AbstractContextManager[None]:
         """Let the broker's confirmations come late while the block lasts.
 
-        The message is kept at once, and jobs may run already; ``enqueue`` returns after `seconds`
-        on Trio's clock. With more than ``enqueue_timeout`` it raises `BrokerUnavailable` although
+        The message is kept at once, and jobs may run already; ``enqueue`` returns after ``seconds``
+        on Trio's clock. With more than ``enqueue_timeout`` it raises ``BrokerUnavailable`` although
         the job was kept: the other half of "may or may not have been enqueued". Blocks within
         blocks add up.
 
@@ -161,7 +161,7 @@ class RunningNode(Node):
             seconds: How late, at least 0.
 
         Raises:
-            ValueError: `seconds` is negative or not finite.
+            ValueError: ``seconds`` is negative or not finite.
         """
         if not (math.isfinite(seconds) and seconds >= 0):
             raise ValueError(f"seconds: expected a finite number, at least 0, got {seconds!r}")

@@ -35,7 +35,7 @@ class Performed:
     result: Any = None
     """What ``perform`` returned."""
     error: BaseException | None = None
-    """What ``perform`` raised, or kept it from running; `JobTimeout` for a timeout. None if it
+    """What ``perform`` raised, or kept it from running; ``JobTimeout`` for a timeout. None if it
     succeeded."""
     delay: float | None = None
     """Seconds until it comes back; None if it does not."""
@@ -75,7 +75,7 @@ async def perform_job(
         queue: The queue it believes to be in. Default: what its ``queue_type`` returns.
         retry_count: How many attempts have failed before, at least 0.
         callbacks: What is called around it. Default: nothing.
-        retry_levels: What a node would have. Default: those of `Config`.
+        retry_levels: What a node would have. Default: those of ``Config``.
 
     Returns:
         What became of it. An exception in the job is part of that, and not raised.
@@ -83,7 +83,7 @@ async def perform_job(
     Raises:
         InvalidJob: The job breaks a rule, and could not be enqueued.
         ConfigError: A name, the retry levels or the callbacks break a rule.
-        ValueError: `retry_count` is out of range.
+        ValueError: ``retry_count`` is out of range.
 
     Cancellation: the job is cancelled.
     """
