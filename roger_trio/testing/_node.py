@@ -144,8 +144,8 @@ class RunningNode(Node):
         As with a broker that is down, or short of memory or disk: ``enqueue`` waits, and raises
         ``BrokerUnavailable`` after ``enqueue_timeout`` seconds on Trio's clock; nothing was kept.
         Under a clock that jumps that takes no time; on a real clock give the node a ``Config`` with
-        a short ``enqueue_timeout``. What still waits when the block ends goes on. A job that ends in
-        a retry or a burial is given back after 10 s, and runs again. Blocks may overlap.
+        a short ``enqueue_timeout``. What still waits when the block ends goes on. A job that ends
+        in a retry or a burial is given back after 10 s, and runs again. Blocks may overlap.
         """
         return self._faulty.refuse_publishes()
 
