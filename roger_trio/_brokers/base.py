@@ -113,7 +113,7 @@ class Delivery(Protocol):
 
     @property
     def redelivered(self) -> bool:
-        """Whether the broker has handed it out before, to a consumer or for a look."""
+        """Whether the broker has handed it out before: to a consumer, or on RabbitMQ for a look."""
         ...
 
     def ack(self) -> None:

@@ -8,7 +8,7 @@ from typing import Any, Final, TypeAlias, cast
 import attrs
 import trio
 
-from .._brokers.embedded.engine import Waiting
+from .._brokers.embedded.looking import Waiting
 from .._brokers.embedded.open import find_memory
 from .._client import Client
 from .._errors import RogerError, UnknownJob

@@ -21,6 +21,7 @@ import trio
 
 from roger_trio._brokers.base import Broker, Delivery, Message, PublishRefused, QueueSpec
 from roger_trio._brokers.embedded.open import open_sqlite_broker
+from tests.conformance.kit import Inbox, settles_at
 
 context = multiprocessing.get_context("forkserver")
 context.set_forkserver_preload(["tests.embedded.children"])
@@ -242,7 +243,7 @@ async def publish_and_die(_report: Report, path: str) -> None:
 
 async def fill(report: Report, path: str) -> None:
     """Publish until no more fits, settle one, and publish again once there is room."""
-    inbox: list[Delivery] = []
+    inbox = Inbox()
     async with running(path, "q") as broker, broker.open_channel() as channel:
         _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, hard))
@@ -255,12 +256,32 @@ async def fill(report: Report, path: str) -> None:
         except PublishRefused as exc:
             report(f"refused: {exc}")
         resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
-        await channel.subscribe("q", prefetch=1, on_delivery=inbox.append)
-        while not inbox:
-            await trio.lowlevel.checkpoint()
-        inbox[0].ack()
+        await channel.subscribe("q", prefetch=1, on_delivery=inbox.put)
+        [first, *_] = await inbox.wait(1)
+        first.ack()
         await channel.unsubscribe()
         await channel.flush()
         report("acked")
         await broker.publish("q", Message(b"again"))
         report("confirmed again")
+
+
+async def settle_without_room(report: Report, path: str) -> None:
+    """Settle while nothing can be written, and go on when it can."""
+    inbox = Inbox()
+    async with running(path, "q") as broker, broker.open_channel() as channel:
+        await channel.subscribe("q", prefetch=3, on_delivery=inbox.put)
+        await inbox.wait(3)
+        _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+        for each in inbox.deliveries:
+            each.ack()
+        await settles_at(True, lambda: bool(broker.trouble))
+        report(broker.trouble)
+        try:
+            await broker.publish("q", Message(b"x"))
+        except PublishRefused:
+            report("refused")
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+        await channel.flush()
+        report(f"settled, trouble: {broker.trouble!r}")

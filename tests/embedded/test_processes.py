@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from roger_trio._brokers.base import Broker, BrokerError, Message, PublishRefused
+from roger_trio._brokers.base import Broker, BrokerError, Message
 from tests.conformance.kit import Inbox, bodies, messages, settles_at
 
 from . import children
@@ -174,28 +174,16 @@ async def test_a_full_disk(path: str) -> None:
         assert await _ready(broker, "q") == confirmed
 
 
-async def test_settlements_wait_for_room(path: str, caplog: pytest.LogCaptureFixture) -> None:
+async def test_settlements_wait_for_room(path: str) -> None:
     """What could not be settled for lack of room is settled when there is some; trouble says so."""
-    inbox = Inbox()
     async with running(path, "q") as broker:
         await broker.publish_many("q", messages(3))
-        async with broker.open_channel() as channel:
-            await channel.subscribe("q", prefetch=3, on_delivery=inbox.put)
-            await inbox.wait(3)
-            soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-            resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
-            try:
-                for each in inbox.deliveries:
-                    each.ack()
-                await settles_at(True, lambda: "cannot keep it" in broker.trouble)
-                with pytest.raises(PublishRefused):
-                    await broker.publish("q", Message(b"x"))
-            finally:
-                resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-            await channel.flush()
-            assert broker.trouble == ""
+        with child(children.settle_without_room, path) as process:
+            line = process.read_line()
+            assert line.startswith(f"sqlite:{path}: the database cannot keep it: "), line
+            assert process.read_line() == "refused"
+            assert process.read_line() == "settled, trouble: ''"
         assert await _ready(broker, "q") == 0
-    assert sum("trying again" in each.message for each in caplog.records) == 1
 
 
 async def test_two_brokers_of_one_process(path: str) -> None:

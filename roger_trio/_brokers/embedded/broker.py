@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Final, NoReturn, Protocol, TypeVar
+from typing import Final, NoReturn, TypeVar
 
 import trio
 
@@ -22,10 +22,12 @@ from ..base import (
     QueueSpec,
 )
 from .channels import EmbeddedChannel, EmbeddedDelivery
-from .engine import Engine, News
+from .engine import Engine
 from .listeners import Listeners
+from .presence import Presence
 from .pump import Pump
 from .runner import Runner
+from .values import News
 
 logger = logging.getLogger(__name__)
 
@@ -39,48 +41,6 @@ MAX_BODY: Final = 128 * 1024 * 1024
 """Bytes of the largest message, as in RabbitMQ 3.10."""
 
 T = TypeVar("T")
-
-
-class Presence(Protocol):
-    """This broker among those that use the same database; see ``presence.py``."""
-
-    @property
-    def name(self) -> str:
-        """What the others know this one by."""
-        ...
-
-    @property
-    def interval(self) -> float:
-        """Seconds between two looks whether others have died."""
-        ...
-
-    def enter(self, on_woken: Callable[[], None]) -> None:
-        """Be present; `on_woken` is called when another wakes this one."""
-        ...
-
-    def leave(self, *, is_clean: bool) -> None:
-        """Be gone; if not clean, the others find this one dead and clean up."""
-        ...
-
-    async def listen(self) -> NoReturn:
-        """Wait for the others' calls."""
-        ...
-
-    def wake(self, processes: Iterable[str]) -> None:
-        """Wake others. Never raises."""
-        ...
-
-    def wake_all(self) -> None:
-        """Wake all others. Never raises."""
-        ...
-
-    def find_dead(self, processes: Iterable[str]) -> list[str]:
-        """Return those that do not live any more: of `processes`, and of those that left files."""
-        ...
-
-    def bury(self, process: str) -> None:
-        """Remove what a dead one left behind."""
-        ...
 
 
 class EmbeddedBroker:
@@ -221,6 +181,7 @@ class EmbeddedBroker:
                     trouble = str(exc)
                     logger.error("%s: the dead cannot be looked for: %s", self._where, trouble)
             await trio.sleep(self._presence.interval)
+            self._pump.check_due()
 
     async def _take_back(self, process: str) -> None:
         channels = await self._call(lambda engine: engine.close_process(process))

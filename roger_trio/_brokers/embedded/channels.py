@@ -14,7 +14,7 @@ from typing import NoReturn, Protocol
 import trio
 
 from ..base import AlreadySettled, ConnectionLost, Delivery
-from .engine import Row
+from .values import Row
 
 logger = logging.getLogger(__name__)
 

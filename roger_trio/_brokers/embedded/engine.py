@@ -9,60 +9,16 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Collection, Iterable, Sequence
-from typing import Final, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Final
 
-import attrs
-
-from ..base import (
-    HeaderValue,
-    Message,
-    PublishRefused,
-    QueueCount,
-    QueueMissing,
-    QueueRefused,
-    QueueSpec,
-)
+from ..base import Message, PublishRefused, QueueCount, QueueMissing, QueueRefused, QueueSpec
+from .values import Broadcast, News, Row
 
 _PROMOTED_AT_ONCE: Final = 1000
 """Delayed messages moved in one transaction; the rest follow in the next."""
 _MAX_POST: Final = 1000
 """Broadcasts that wait for a process; one that collects no more loses the newest."""
-
-
-class Row(NamedTuple):
-    """A message on loan."""
-
-    id: int
-    body: bytes
-    message_id: str
-    headers: str | None
-    deliveries: int
-
-
-class Waiting(NamedTuple):
-    """A message that waits, for a consumer or for its time."""
-
-    queue: str
-    message: Message
-    due: float | None
-
-
-class Broadcast(NamedTuple):
-    """What was said to a process that listens."""
-
-    topic: str
-    body: bytes
-
-
-@attrs.frozen
-class News:
-    """What a transaction changed that others wait for."""
-
-    queues: frozenset[int] = frozenset()
-    """Queues that got messages, or whose messages are for another consumer now."""
-    processes: frozenset[str] = frozenset()
-    """Those who consume them, and those who have broadcasts to collect."""
 
 
 class Engine:
@@ -275,7 +231,7 @@ class Engine:
 
         Args:
             channel: Its number, which the process has drawn at random.
-            process: Who takes back what is on loan to it when the process dies, is decided by this.
+            process: Whose it is: when that one dies, what is on loan to the channel goes back.
         """
         self._db.execute("INSERT INTO channels (id, process) VALUES (?, ?)", (channel, process))
 
@@ -364,51 +320,11 @@ class Engine:
             self._db.execute(remove, (process, rows[-1][0]))
         return [Broadcast(topic, body) for _, topic, body in rows]
 
-    # What tests ask...
-
-    def is_quiet(self, names: Collection[str]) -> bool:
-        """Tell whether nothing is on loan, and nothing waits in queues that are consumed.
-
-        Args:
-            names: Queues that count as consumed although nobody consumes them right now.
-        """
-        consumed = {row[0] for row in self._db.execute("SELECT queue FROM consumers")}
-        known = "SELECT id FROM queues WHERE name = ?"
-        for name in names:
-            consumed.update(self._db.execute(known, (name,)).fetchone() or ())
-        on_loan = "SELECT EXISTS (SELECT 1 FROM messages WHERE channel IS NOT NULL)"
-        waits = (
-            "SELECT EXISTS (SELECT 1 FROM messages WHERE queue = ?1 AND channel IS NULL) "
-            "OR EXISTS (SELECT 1 FROM delayed WHERE queue = ?1)"
-        )
-        return not self._db.execute(on_loan).fetchone()[0] and not any(
-            self._db.execute(waits, (queue,)).fetchone()[0] for queue in consumed
-        )
-
-    def waiting(self) -> list[Waiting]:
-        """Return all that is ready, in order of arrival, then all that is delayed."""
-        rows = self._db.execute(
-            "SELECT name, body, message_id, headers, due FROM "
-            "(SELECT 0 AS kind, id, queue, body, message_id, headers, NULL AS due FROM messages "
-            "WHERE channel IS NULL UNION ALL "
-            "SELECT 1, id, queue, body, message_id, headers, due FROM delayed) AS found "
-            "JOIN queues ON queues.id = found.queue ORDER BY kind, found.id"
-        ).fetchall()
-        return [
-            Waiting(name, Message(body, message_id, _load_headers(headers)), due)
-            for name, body, message_id, headers, due in rows
-        ]
-
 
 def _properties(queue: QueueSpec) -> str:
     """Tell what must be the same whenever a queue is declared; what it has not is left out."""
     properties = {"dead_letter": queue.dead_letter, "single_active": queue.single_active}
     return json.dumps({name: value for name, value in properties.items() if value})
-
-
-def _load_headers(headers: str | None) -> dict[str, HeaderValue] | None:
-    found: dict[str, HeaderValue] | None = json.loads(headers) if headers else None
-    return found
 
 
 def _dump_headers(message: Message) -> str | None:

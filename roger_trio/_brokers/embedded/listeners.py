@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..listening import Listener
-from .engine import Broadcast
+from .values import Broadcast
 
 
 class Listeners:

@@ -10,7 +10,7 @@ import trio
 from .broker import EmbeddedBroker
 from .clock import SharedClock
 from .database import open_file, open_memory
-from .engine import Engine
+from .looking import MemoryEngine
 from .presence import FilePresence, RunPresence
 from .runner import InlineRunner, ThreadRunner
 
@@ -20,7 +20,7 @@ class Memory:
 
     def __init__(self) -> None:
         self._connection: sqlite3.Connection = open_memory()
-        self.engine = Engine(self._connection)
+        self.engine = MemoryEngine(self._connection)
         self.present: dict[str, Callable[[], None]] = {}
         self.changed = trio.lowlevel.ParkingLot()
         """Whoever waits here wakes after each transaction."""

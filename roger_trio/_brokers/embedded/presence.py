@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from secrets import token_hex
-from typing import Final, NoReturn
+from typing import Final, NoReturn, Protocol
 
 import trio
 
@@ -41,6 +41,48 @@ def _let_go_in_child() -> None:
 
 
 os.register_at_fork(after_in_child=_let_go_in_child)
+
+
+class Presence(Protocol):
+    """This broker among those that use the same database."""
+
+    @property
+    def name(self) -> str:
+        """What the others know this one by."""
+        ...
+
+    @property
+    def interval(self) -> float:
+        """Seconds between two looks whether others have died."""
+        ...
+
+    def enter(self, on_woken: Callable[[], None]) -> None:
+        """Be present; `on_woken` is called when another wakes this one."""
+        ...
+
+    def leave(self, *, is_clean: bool) -> None:
+        """Be gone; if not clean, the others find this one dead and clean up."""
+        ...
+
+    async def listen(self) -> NoReturn:
+        """Wait for the others' calls."""
+        ...
+
+    def wake(self, processes: Iterable[str]) -> None:
+        """Wake others. Never raises."""
+        ...
+
+    def wake_all(self) -> None:
+        """Wake all others. Never raises."""
+        ...
+
+    def find_dead(self, processes: Iterable[str]) -> list[str]:
+        """Return those that do not live any more: of `processes`, and of those that left files."""
+        ...
+
+    def bury(self, process: str) -> None:
+        """Remove what a dead one left behind."""
+        ...
 
 
 class FilePresence:

@@ -18,8 +18,9 @@ import trio
 
 from ..base import BrokerError, ConnectionLost
 from .channels import EmbeddedChannel, Subscription
-from .engine import Broadcast, Engine, Row
+from .engine import Engine
 from .runner import Runner
+from .values import Broadcast, Row
 
 logger = logging.getLogger(__name__)
 
@@ -96,6 +97,11 @@ class Pump:
         """Any queue may have something."""
         self._stir_subscriptions(None)
         self.stir()
+
+    def check_due(self) -> None:
+        """Look at the clock: while the machine is suspended it goes on, and waits do not."""
+        if self._now() >= self._next_due:
+            self.stir()
 
     def stir_queues(self, queues: frozenset[int]) -> None:
         """These queues may have something."""

@@ -12,7 +12,8 @@ import outcome
 import trio
 
 from ..base import BrokerError, ConnectionLost, PublishRefused
-from .engine import Engine, News
+from .engine import Engine
+from .values import News
 
 logger = logging.getLogger(__name__)
 
@@ -213,7 +214,8 @@ class ThreadRunner:
         finally:
             self._stopped = True
             self._fail_the_rest()
-            database.close()
+            with trio.CancelScope(shield=True):  # The last to close it tidies up, which takes time.
+                await trio.to_thread.run_sync(database.close, limiter=self._limiter)
 
     def _fail_the_rest(self) -> None:
         """Nobody must wait for a thread that is no more."""

@@ -12,7 +12,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from roger_trio._brokers.base import Message, PublishRefused, QueueMissing, QueueRefused, QueueSpec
 from roger_trio._brokers.embedded.database import open_memory
-from roger_trio._brokers.embedded.engine import Engine, News
+from roger_trio._brokers.embedded.engine import Engine
+from roger_trio._brokers.embedded.values import News
 
 
 @pytest.fixture

@@ -22,8 +22,9 @@ from roger_trio._brokers.base import (
 )
 from roger_trio._brokers.embedded.clock import SharedClock
 from roger_trio._brokers.embedded.database import open_file, open_memory
-from roger_trio._brokers.embedded.engine import Engine, News
+from roger_trio._brokers.embedded.engine import Engine
 from roger_trio._brokers.embedded.runner import InlineRunner, ThreadRunner, transact
+from roger_trio._brokers.embedded.values import News
 from tests.conformance.kit import settles_at
 
 
