@@ -179,7 +179,7 @@ class EmbeddedBroker:
             except (BrokerError, OSError) as exc:
                 if str(exc) != trouble:
                     trouble = str(exc)
-                    logger.error("%s: the dead cannot be looked for: %s", self._where, trouble)
+                    logger.error("%s: no watch over other processes: %s", self._where, trouble)
             await trio.sleep(self._presence.interval)
             self._pump.check_due()
 

@@ -95,7 +95,8 @@ class FilePresence:
     def __init__(self, database: str) -> None:
         self.interval = _INTERVAL
         self._database = database
-        self._folder = Path()
+        self._file = self._folder = Path()
+        self._identity = (0, 0)
         self.name = f"{os.getpid()}-{token_hex(4)}"
         self._lock = -1
         self._pipe = -1
@@ -113,7 +114,9 @@ class FilePresence:
         """
         self._on_woken = on_woken
         # All must meet in one folder, by whatever links they came to the file.
-        self._folder = Path(f"{Path(self._database).resolve(strict=True)}-processes")
+        self._file = Path(self._database).resolve(strict=True)
+        self._identity = _identity(self._file)
+        self._folder = Path(f"{self._file}-processes")
         self._folder.mkdir(mode=0o700, exist_ok=True)
         try:
             self._make_files()
@@ -188,7 +191,14 @@ class FilePresence:
             os.close(descriptor)
 
     def find_dead(self, processes: Iterable[str]) -> list[str]:
-        """Return those that do not live any more: of `processes`, and of those that left files."""
+        """Return those that do not live any more: of `processes`, and of those that left files.
+
+        Raises:
+            OSError: It cannot be told; or the database is not the one we opened any more.
+        """
+        if _identity(self._file) != self._identity:
+            text = "the file was removed or replaced while it was in use; restart what uses it"
+            raise OSError(errno.ESTALE, text, str(self._file))
         present = _names(self._folder)
         for gone in self._known.keys() - present:
             self._forget(gone)
@@ -252,6 +262,14 @@ class RunPresence:
 
     def bury(self, process: str) -> None:
         """Do nothing: nobody leaves anything behind."""
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return (0, 0)
+    return (found.st_dev, found.st_ino)
 
 
 def _names(folder: Path) -> set[str]:

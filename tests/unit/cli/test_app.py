@@ -95,7 +95,7 @@ def test_refused(roger: Roger, module: Callable[[str], str]) -> None:
     done = roger("queued", f"{name}:config", "p")
     assert (done.status, done.out) == (1, "")
     [line] = done.err.splitlines()
-    assert line.startswith("roger: broker: expected amqp://")
+    assert line.startswith("roger: partition 'p' has no queue 'default' on the broker")
 
 
 @pytest.mark.parametrize("seconds", ["0", "-1", "nan"])

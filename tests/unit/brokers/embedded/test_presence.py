@@ -106,6 +106,17 @@ def test_one_that_left_uncleanly_is_found_dead(database: Path) -> None:
         assert mine.find_dead([]) == [other.name]
 
 
+def test_a_file_that_was_removed(database: Path) -> None:
+    """A file that is removed or replaced while it is in use is noticed."""
+    with present(database) as mine:
+        database.rename(database.with_suffix(".aside"))
+        with pytest.raises(OSError, match="removed or replaced while it was in use"):
+            mine.find_dead([])
+        database.touch()
+        with pytest.raises(OSError, match="removed or replaced while it was in use"):
+            mine.find_dead([])
+
+
 def test_two_in_one_process(database: Path) -> None:
     """Two brokers of one process find each other alive, and one's end leaves the other."""
     with present(database) as one:
