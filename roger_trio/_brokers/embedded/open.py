@@ -10,24 +10,52 @@ import trio
 from .broker import EmbeddedBroker
 from .clock import SharedClock
 from .database import open_file, open_memory
-from .engine import Engine
+from .looking import MemoryEngine
 from .presence import FilePresence, RunPresence
 from .runner import InlineRunner, ThreadRunner
 
 
-class _Memory:
+class Memory:
     """The database in memory of one `trio.run`, and who uses it."""
 
     def __init__(self) -> None:
         self._connection: sqlite3.Connection = open_memory()
-        self.engine = Engine(self._connection)
+        self.engine = MemoryEngine(self._connection)
         self.present: dict[str, Callable[[], None]] = {}
+        self.changed = trio.lowlevel.ParkingLot()
+        """Whoever waits here wakes after each transaction."""
 
     def __del__(self) -> None:
         self._connection.close()
 
+    def _tell(self) -> None:
+        self.changed.unpark_all()
 
-_memory: trio.lowlevel.RunVar[_Memory] = trio.lowlevel.RunVar("roger_trio_memory")
+    def open_broker(self) -> EmbeddedBroker:
+        """Make a broker on it."""
+        # By a method of ours, so that the database is there for as long as the broker is.
+        runner = InlineRunner(self.engine, self._tell)
+        return EmbeddedBroker(runner, RunPresence(self.present), trio.current_time, "memory:")
+
+
+_memory: trio.lowlevel.RunVar[Memory] = trio.lowlevel.RunVar("roger_trio_memory")
+
+
+def find_memory() -> Memory | None:
+    """Return what all brokers in memory of this `trio.run` share; None while there was none."""
+    try:
+        return _memory.get()
+    except LookupError:
+        return None
+
+
+def memory_of_this_run() -> Memory:
+    """Return what all brokers in memory of this `trio.run` share; make it if need be."""
+    memory = find_memory()
+    if memory is None:
+        memory = Memory()
+        _memory.set(memory)
+    return memory
 
 
 def open_memory_broker() -> EmbeddedBroker:
@@ -35,13 +63,7 @@ def open_memory_broker() -> EmbeddedBroker:
 
     All of one `trio.run` share their jobs, so that a client finds a node; the jobs end with it.
     """
-    try:
-        memory = _memory.get()
-    except LookupError:
-        memory = _Memory()
-        _memory.set(memory)
-    presence = RunPresence(memory.present)
-    return EmbeddedBroker(InlineRunner(memory.engine), presence, trio.current_time, "memory:")
+    return memory_of_this_run().open_broker()
 
 
 def open_sqlite_broker(path: str) -> EmbeddedBroker:

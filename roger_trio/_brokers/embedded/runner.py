@@ -131,11 +131,13 @@ class InlineRunner:
 
     Args:
         engine: The database; others in the same thread may use it too.
+        on_change: Called after each transaction.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, on_change: Callable[[], object] = lambda: None) -> None:
         self.trouble = ""
         self._engine = engine
+        self._on_change = on_change
         self._on_news: OnNews = lambda _: None
 
     async def run(
@@ -151,6 +153,7 @@ class InlineRunner:
         await trio.lowlevel.checkpoint_if_cancelled()
         [result], news = transact(self._engine, [work])
         self._on_news(news)
+        self._on_change()
         await trio.lowlevel.cancel_shielded_checkpoint()
         value: T = result.unwrap()
         return value
