@@ -72,7 +72,7 @@ class Client:
             partition: Whose job it is.
             queue: The queue. Default: what the job's ``queue_type`` returns.
             delay: Seconds before it may run, from 0: never sooner, at most a second later.
-            at: The aware time before which it does not run; in the past: now. Not with `delay`.
+            at: The aware time before which it does not run; in the past: now. Not with ``delay``.
             id: The job's id, text of 1 to 200 bytes. Default: a new one.
 
         Returns:
@@ -122,7 +122,7 @@ class Client:
 
         Raises:
             InvalidJob, ConfigError: As `enqueue`, before any job was enqueued.
-            BrokerUnavailable: For `enqueue_timeout` seconds the broker confirmed too little: some
+            BrokerUnavailable: For ``enqueue_timeout`` seconds the broker confirmed too little: some
                 of the jobs may have been kept.
         """
         seconds = _seconds_to_wait(delay, at)

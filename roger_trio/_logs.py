@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import logging
-from typing import Protocol
+from typing import Final, Protocol
+
+JOB_PREFIX: Final = "job %s (%s) of %s/%s: "
+"""What a line about a job begins with; the values of `JOB_FIELDS` go into it, in their order."""
+
+JOB_FIELDS: Final = ("job_id", "job_name", "partition", "queue")
+"""The attributes of a record about a job, for formats that are not text."""
 
 
 class LoggedJob(Protocol):
@@ -17,6 +23,17 @@ class LoggedJob(Protocol):
     def partition(self) -> str: ...
     @property
     def queue(self) -> str: ...
+
+
+def job_fields(job: LoggedJob) -> dict[str, object]:
+    """Return the values of `JOB_FIELDS` for a job, in their order."""
+    values = (job.id, job.name, job.partition, job.queue)
+    return dict(zip(JOB_FIELDS, values, strict=True))
+
+
+def names_job(record: logging.LogRecord) -> bool:
+    """Tell whether a record was written by `log_job`: its text names the job already."""
+    return isinstance(record.msg, str) and record.msg.startswith(JOB_PREFIX)
 
 
 def log_job(
@@ -33,27 +50,13 @@ def log_job(
         logger: Where to.
         level: A `logging` level.
         job: The job. Its id, name, partition and queue are in the text, and are attributes of the
-            record (``job_id``, ``job_name``, ``partition``, ``queue``) for other formats.
+            record (`JOB_FIELDS`) for other formats.
         text: What happened, with ``%`` placeholders.
         args: Their values.
         error: An exception whose traceback follows.
     """
     if not logger.isEnabledFor(level):
         return
-    line = "job %s (%s) of %s/%s: " + text
-    logger.log(
-        level,
-        line,
-        job.id,
-        job.name,
-        job.partition,
-        job.queue,
-        *args,
-        exc_info=error,
-        extra={
-            "job_id": job.id,
-            "job_name": job.name,
-            "partition": job.partition,
-            "queue": job.queue,
-        },
-    )
+    fields = job_fields(job)
+    line = JOB_PREFIX + text
+    logger.log(level, line, *fields.values(), *args, exc_info=error, extra=fields)

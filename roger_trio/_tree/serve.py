@@ -32,7 +32,7 @@ async def serve(
 
     Args:
         config: What to run, and where.
-        task_status: `started` gets the `Node` once its partitions consume their queues. While
+        task_status: ``started`` gets the `Node` once its partitions consume their queues. While
             the broker cannot be reached, that takes as long as it takes.
 
     Raises:

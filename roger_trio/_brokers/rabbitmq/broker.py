@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final, NoReturn
 
@@ -23,6 +23,7 @@ from ..base import (
     ConnectionLost,
     Delivery,
     Message,
+    PublishRefused,
     QueueCount,
     QueueMissing,
     QueueRefused,
@@ -37,6 +38,8 @@ logger = logging.getLogger(__name__)
 
 _RETURNS: Final = 3
 """Times a message that no queue took is sent again after its queue was declared anew."""
+_PAUSE: Final = 0.05
+"""Seconds before what a lost channel or connection left unconfirmed is sent again."""
 
 
 class RabbitBroker:
@@ -60,6 +63,8 @@ class RabbitBroker:
         """Name → the time from which it is crash-safe."""
         self._declared_at: tuple[int, ...] = ()
         self._declaring = trio.Lock()
+        self._levels_doubted = False
+        """Whether a level of delays was seen to be missing although the marker is there."""
 
     # Running...
 
@@ -148,7 +153,7 @@ class RabbitBroker:
 
     async def _wait_crash_safe(self, names: Iterable[str]) -> None:
         """Wait out the first second of a quorum queue, in which a killed broker forgets it."""
-        safe_at = max(self._declared.get(name, 0.0) for name in names)
+        safe_at = max((self._declared.get(name, 0.0) for name in names), default=0.0)
         if safe_at > trio.current_time():
             await trio.sleep_until(safe_at)
 
@@ -169,7 +174,12 @@ class RabbitBroker:
         return is_new
 
     async def declare_delays(self) -> None:
-        """Make sure that the levels of delays exist."""
+        """Make sure that the levels of delays exist.
+
+        Raises:
+            QueueRefused: One exists with other arguments; the message names both sides.
+            ConnectionLost: The connection was lost on the way.
+        """
         marker = topology.marker_exchange(self._prefix)
         self._forget_after_reconnect()
         if marker not in self._declared:
@@ -181,9 +191,10 @@ class RabbitBroker:
     async def _declare_levels_once(self, marker: str) -> None:
         connection = await self._consuming.wait_up()
         is_new = not await _exists(connection, spec.Exchange.Declare(exchange=marker, passive=True))
-        if is_new:
+        if is_new or self._levels_doubted:
             await self._declare_levels(connection)
             await connection.control(spec.Exchange.Declare(exchange=marker, durable=True))
+        self._levels_doubted = False
         self._note_declared(marker, is_new=is_new)
 
     async def _declare_levels(self, connection: Connection) -> None:
@@ -217,46 +228,55 @@ class RabbitBroker:
         self, queue: str, messages: Sequence[Message], *, delay: float = 0.0
     ) -> None:
         """Publish all, pipelined and in order; return when all are confirmed."""
-        exchange, key = "", queue
-        if delay > 0:
-            await self.declare_delays()
-            exchange, key = topology.delay_route(self._prefix, queue, delay)
-        left: Sequence[Message] = messages
-        returns = 0
-        while left:
-            left, missing = await self._publish_once(exchange, key, left)
-            if missing is not None:
-                returns += 1
-                await self._declare_again(queue, missing, returns)
+        batch = _Batch(messages)
+        while batch.left:
+            try:
+                await self._publish_once(queue, delay, batch)
+            except ConnectionLost:
+                await trio.sleep(_PAUSE)
+        if batch.refusal is not None:
+            raise batch.refusal
 
-    async def _publish_once(
-        self, exchange: str, key: str, messages: Sequence[Message]
-    ) -> tuple[Sequence[Message], QueueMissing | None]:
-        """Publish once; return what has to go out again, and whether its queue is missing."""
+    async def _publish_once(self, queue: str, delay: float, batch: _Batch) -> None:
+        """Publish what is left of a batch, and note what has to go out again."""
+        if batch.missing is not None:
+            await self._declare_again(queue, batch.missing)
+        exchange, key = await self._route(queue, delay)
         connection = await self._publishing.wait_up()
-        confirmation = Confirmation(len(messages))
-        try:
-            publisher = await connection.publisher()
-        except ConnectionLost:
-            return messages, None
-        await _write_all(publisher, exchange, key, messages, confirmation)
+        publisher = await connection.publisher()
+        confirmation = Confirmation(len(batch.left))
+        await _write_all(publisher, exchange, key, batch.left, confirmation)
         await confirmation.wait()
-        missing: QueueMissing | None = None
-        for error in confirmation.failures.values():
-            if isinstance(error, QueueMissing):
-                missing = error
-            elif not isinstance(error, ConnectionLost):
-                raise error
-        return [messages[position] for position in sorted(confirmation.failures)], missing
+        batch.note(confirmation.failures)
 
-    async def _declare_again(self, queue: str, missing: QueueMissing, returns: int) -> None:
-        """Make good a queue that was deleted behind our back, a few times."""
+    async def _route(self, queue: str, delay: float) -> tuple[str, str]:
+        """Decide the exchange and routing key; make sure of all that a delayed message passes."""
+        if not delay > 0:
+            return "", queue
+        if delay > topology.MAX_DELAY:
+            raise PublishRefused(f"expected a delay of at most {topology.MAX_DELAY} s, got {delay}")
         known = self._specs.get(queue)
-        if known is None or returns > _RETURNS:
+        if known is None:
+            await self.count(queue)  # The levels would take it, and lose it at their end.
+        elif not known.takes_delayed:
+            raise PublishRefused(f"queue {queue!r} takes no delayed messages")
+        else:
+            await self.declare((known,))
+        await self.declare_delays()
+        return topology.delay_route(self._prefix, queue, delay)
+
+    async def _declare_again(self, queue: str, missing: QueueMissing) -> None:
+        """Make good a queue that was deleted behind our back, and what goes with it."""
+        known = self._specs.get(queue)
+        if known is None:
             raise missing
-        logger.warning("queue %r is gone (%s); declaring it again", queue, missing)
-        self._declared.clear()
-        await self.declare((known,))
+        logger.warning("queue %r: %s; declaring it again", queue, missing)
+        target = self._specs.get(known.dead_letter or "")
+        specs = (known,) if target is None else (target, known)
+        for name in (*(each.name for each in specs), topology.marker_exchange(self._prefix)):
+            self._declared.pop(name, None)
+        self._levels_doubted = True
+        await self.declare(specs)
 
     # Consuming, looking, counting...
 
@@ -300,6 +320,44 @@ class RabbitBroker:
         return await connection.control(frame)
 
 
+class _Batch:
+    """Messages to publish in order: those without the broker's word yet."""
+
+    def __init__(self, messages: Sequence[Message]) -> None:
+        self.left = messages
+        self.refusal: BrokerError | None = None
+        """Why the broker would not take the first of those that it refused."""
+        self.missing: QueueMissing | None = None
+        """Why messages came back, if they did the last time."""
+        self._returns = 0
+
+    def note(self, failures: Mapping[int, BrokerError]) -> None:
+        """Keep what has to go out again.
+
+        Args:
+            failures: Position in `left` → why the message was not kept.
+
+        Raises:
+            QueueMissing: Messages came back too often.
+        """
+        self.missing = None
+        again: list[int] = []
+        for position, error in sorted(failures.items()):
+            match error:
+                case QueueMissing():
+                    self.missing = self.missing or error
+                    again.append(position)
+                case ConnectionLost():
+                    again.append(position)
+                case _:
+                    self.refusal = self.refusal or error
+        self.left = [self.left[position] for position in again]
+        if self.missing is not None:
+            self._returns += 1
+            if self._returns > _RETURNS:
+                raise self.missing
+
+
 async def _write_all(
     publisher: PublishChannel,
     exchange: str,
@@ -320,6 +378,8 @@ async def _write_all(
                 confirmation=confirmation,
                 position=position,
             )
+        except PublishRefused as exc:
+            confirmation.settle(position, exc)
         except ConnectionLost as exc:
             for unwritten in range(position, len(messages)):
                 confirmation.settle(unwritten, exc)
@@ -328,9 +388,9 @@ async def _write_all(
 
 async def _declare_quorum(connection: Connection, name: str, arguments: topology.Arguments) -> bool:
     """Declare a durable queue; return whether it is new."""
-    is_new = not await _exists(connection, spec.Queue.Declare(queue=name, passive=True))
     declare = spec.Queue.Declare(queue=name, durable=True, arguments=dict(arguments))
     try:
+        is_new = not await _exists(connection, spec.Queue.Declare(queue=name, passive=True))
         await connection.control(declare)
     except QueueRefused as exc:
         raise QueueRefused(

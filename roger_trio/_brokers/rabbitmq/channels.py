@@ -7,6 +7,7 @@ own. When a channel ends, `closed` tells why.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from typing import Final, NoReturn
 
@@ -24,8 +25,12 @@ from ..base import (
 from . import frames
 from .transport import Transport
 
+logger = logging.getLogger(__name__)
+
+_ACCESS_REFUSED: Final = 403
 _NOT_FOUND: Final = 404
 _PRECONDITION_FAILED: Final = 406
+_GET_TIMEOUT: Final = 30.0
 
 
 class Channel:
@@ -35,7 +40,9 @@ class Channel:
         self.number = number
         self.transport = transport
         self.closed: BrokerError | None = None
-        """Why the channel is gone, once it is."""
+        """Why nothing can be sent any more, once that is so."""
+        self.ended = False
+        """Whether the broker knows the channel no more."""
         self._interruption: BrokerError | None = None
         self._interrupted = trio.Event()
         self._lost = trio.Event()
@@ -71,13 +78,24 @@ class Channel:
             self._interruption = error
             self._interrupted.set()
 
-    def end(self, error: BrokerError) -> None:
-        """Take the channel for gone."""
+    def close(self, error: BrokerError) -> None:
+        """Send nothing more: we are about to close the channel.
+
+        It goes on swallowing what the broker still sends. A settlement that reached the broker
+        after its word that the channel is closed would cost the whole connection.
+        """
         if self.closed is None:
             self.closed = error
-            self.transport.detach(self.number)
             self.interrupt(error)
             self._lost.set()
+            self.on_close()
+
+    def end(self, error: BrokerError) -> None:
+        """Take the channel for gone."""
+        if not self.ended:
+            self.ended = True
+            self.transport.detach(self.number, self)
+            self.close(error)
             self.on_end(error)
 
     def connection_lost(self, error: ConnectionLost) -> None:
@@ -139,6 +157,9 @@ class Channel:
 
     def on_content(self, method: bytes, header: bytes, body: bytes) -> None:
         """Handle a method whose content is complete."""
+
+    def on_close(self) -> None:
+        """React to the end of sending."""
 
     def on_end(self, error: BrokerError) -> None:
         """React to the end of the channel."""
@@ -223,6 +244,10 @@ class ConsumeChannel(Channel):
         """Hand deliveries of consumer `tag` to `on_delivery`."""
         self._subscriptions[tag.encode()] = (queue, on_delivery)
 
+    def on_close(self) -> None:
+        """Hand over nothing more."""
+        self._subscriptions.clear()
+
     @property
     def tags(self) -> list[str]:
         """The consumer tags of the subscriptions there are."""
@@ -248,10 +273,15 @@ class ConsumeChannel(Channel):
         number, redelivered = frames.tag_and_flag.unpack_from(method, tag_end)
         found = self._subscriptions.get(method[5:tag_end])
         if found is None:
-            self.transport.write(frames.nack(self.number, number))
+            if self.closed is None:
+                self.transport.write(frames.nack(self.number, number))
             return
         queue, on_delivery = found
-        on_delivery(RabbitDelivery(self, number, queue, bool(redelivered & 1), header, body))
+        try:
+            on_delivery(RabbitDelivery(self, number, queue, bool(redelivered & 1), header, body))
+        except Exception:  # A bug of one consumer must not cost all others the connection.
+            logger.exception("queue %r: a delivery could not be handed over", queue)
+            self.close(ConnectionLost(f"a delivery of queue {queue!r} could not be handed over"))
 
 
 class GetChannel(Channel):
@@ -276,9 +306,14 @@ class GetChannel(Channel):
         self._queue, self._awaited, self._taken = queue, limit, []
         self._answered = trio.Event()
         self.write(frames.get(self.number, queue) * limit)
-        await self._answered.wait()
+        # To the end even when cancelled: what is given back by closing the channel under it
+        # would change its place in the queue.
+        with trio.move_on_after(_GET_TIMEOUT, shield=True):
+            await self._answered.wait()
         if self.closed is not None:
             raise self.closed
+        if self._awaited:
+            raise ConnectionLost(f"the broker did not answer within {_GET_TIMEOUT:g} s")
         return self._taken
 
     def on_method(self, method: int, payload: bytes) -> bool:
@@ -347,16 +382,31 @@ class Confirmation:
 class _Pending:
     """A published message without the broker's word yet."""
 
-    __slots__ = ("confirmation", "message_id", "position", "returned", "size")
+    __slots__ = ("body", "confirmation", "destination", "message_id", "position", "returned")
 
     def __init__(
-        self, confirmation: Confirmation, position: int, message_id: bytes, size: int
+        self,
+        confirmation: Confirmation,
+        position: int,
+        destination: tuple[str, str],
+        message_id: bytes,
+        body: bytes,
     ) -> None:
         self.confirmation = confirmation
         self.position = position
+        self.destination = destination
         self.message_id = message_id
-        self.size = size
+        self.body = body
         self.returned: BrokerError | None = None
+
+    @property
+    def exchange(self) -> str:
+        """The exchange it went to, as the broker's errors call it."""
+        return self.destination[0] or "amq.default"
+
+
+def _size(pending: _Pending) -> int:
+    return len(pending.body)
 
 
 class PublishChannel(Channel):
@@ -372,7 +422,7 @@ class PublishChannel(Channel):
         self._lowest = 1  # Every lower delivery tag has been confirmed.
         self._pending: dict[int, _Pending] = {}
         self._room = trio.lowlevel.ParkingLot()
-        self._destinations: dict[tuple[str, str], bytes] = {}
+        self._methods: dict[tuple[str, str], bytes] = {}
 
     async def wait_room(self) -> None:
         """Wait for room in the window of unconfirmed messages.
@@ -401,20 +451,24 @@ class PublishChannel(Channel):
 
         Raises:
             ConnectionLost: The channel is gone; nothing was written.
+            MessageTooLarge: The headers do not fit into a frame; nothing was written.
         """
-        destination = self._destinations.get((exchange, routing_key))
-        if destination is None:
-            destination = self._remember(exchange, routing_key)
+        destination = (exchange, routing_key)
+        method = self._methods.get(destination)
+        if method is None:
+            method = self._remember(destination)
         content = frames.content(self.number, body, message_id, headers, self._frame_max)
-        self.write(destination + content)
+        self.write(method + content)
         self._sequence += 1
-        self._pending[self._sequence] = _Pending(confirmation, position, message_id, len(body))
+        self._pending[self._sequence] = _Pending(
+            confirmation, position, destination, message_id, body
+        )
 
-    def _remember(self, exchange: str, routing_key: str) -> bytes:
-        if len(self._destinations) >= self.WINDOW:
-            self._destinations.clear()
-        made = frames.publish_method(self.number, exchange, routing_key)
-        self._destinations[exchange, routing_key] = made
+    def _remember(self, destination: tuple[str, str]) -> bytes:
+        if len(self._methods) >= self.WINDOW:
+            self._methods.clear()
+        made = frames.publish_method(self.number, *destination)
+        self._methods[destination] = made
         return made
 
     def on_method(self, method: int, payload: bytes) -> bool:
@@ -433,9 +487,9 @@ class PublishChannel(Channel):
         tag, multiple = frames.tag_and_flag.unpack_from(payload, 4)
         error = PublishRefused("the broker refused the message") if refused else None
         if multiple & 1:
-            for number in range(self._lowest, tag + 1):
+            for number in range(self._lowest, min(tag, self._sequence) + 1):
                 self._settle(number, error)
-            self._lowest = tag + 1
+            self._lowest = max(self._lowest, min(tag, self._sequence) + 1)
         else:
             self._settle(tag, error)
             while self._lowest <= self._sequence and self._lowest not in self._pending:
@@ -450,19 +504,34 @@ class PublishChannel(Channel):
     def on_content(self, method: bytes, header: bytes, body: bytes) -> None:
         """Note a message that no queue took; its confirm follows and settles it."""
         message_id = (frames.properties(header).properties.message_id or "").encode()
-        error = QueueMissing(str(frames.return_reason(method)))
+        returned = frames.returned(method)
         for pending in self._pending.values():
-            if pending.message_id == message_id and pending.returned is None:
-                pending.returned = error
+            if (
+                pending.returned is None
+                and pending.destination == returned.destination
+                and pending.message_id == message_id
+                and pending.body == body
+            ):
+                pending.returned = QueueMissing(f"{returned.reason}: queue {returned.key!r}")
                 return
 
     def close_error(self, reason: frames.CloseReason) -> BrokerError:
-        """Find the message that was too large, if that is why; the others go out again."""
+        """Find the messages that are the reason; all others go out again."""
+        error = ConnectionLost(f"the broker closed the channel: {reason}")
+        pending = list(self._pending.values())
+        ours = [each for each in pending if f"'{each.exchange}'" in reason.text]
         if reason.code == _PRECONDITION_FAILED and "message size" in reason.text:
-            too_large = [each for each in self._pending.values() if str(each.size) in reason.text]
-            for each in too_large[:1]:
+            for each in sorted(pending, key=_size)[-1:]:
                 each.returned = MessageTooLarge(str(reason))
-        return super().close_error(reason)
+        elif reason.code == _NOT_FOUND:
+            for each in ours:
+                each.returned = QueueMissing(str(reason))
+        elif reason.code == _ACCESS_REFUSED:
+            for each in ours:
+                each.returned = PublishRefused(str(reason))
+        else:
+            return PublishRefused(str(error))
+        return error
 
     def on_end(self, error: BrokerError) -> None:
         """Tell every waiter that no word will come."""

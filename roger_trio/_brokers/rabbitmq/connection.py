@@ -17,6 +17,7 @@ from pamqp.base import Frame
 from yarl import URL
 
 from ..._config import AmqpConfig
+from ..._errors import ConfigError
 from ..base import (
     BrokerError,
     ConnectionLost,
@@ -34,6 +35,9 @@ T = TypeVar("T")
 _RPC_TIMEOUT: Final = 30.0
 """Seconds the broker has to answer a control call before the connection counts as lost."""
 _CLOSE_TIMEOUT: Final = 3.0
+_MAX_CHANNELS: Final = 2**16 - 1
+_MAX_PREFETCH: Final = 2**16 - 1
+_MAX_HEARTBEAT: Final = 2**16 - 2  # aiormq takes one more for none.
 _DEFAULT_FRAME_MAX: Final = 128 * 1024
 _MISSED_HEARTBEATS: Final = 2
 _REFUSALS: Final = frozenset((403, 530))
@@ -53,6 +57,8 @@ class Connection:
         self._loop = loop
         self.transport = transport
         self._patience = _RPC_TIMEOUT
+        self._last_number = 0
+        self._opening: set[int] = set()
         self._control: aiormq.Channel | None = None
         self._control_lock = trio.Lock()
         self._publisher: PublishChannel | None = None
@@ -68,7 +74,10 @@ class Connection:
             QueueMissing: The broker knows no such queue or exchange.
             QueueRefused: The broker refused; its words are the message.
         """
-        timeout = self._patience
+        if self.transport.lost is not None:
+            raise self.transport.lost
+        # A blocked connection is not read: waiting long for an answer is in vain.
+        timeout = _CLOSE_TIMEOUT if self.transport.blocked is not None else self._patience
         with trio.move_on_after(timeout, shield=True):
             try:
                 answer = await self._loop.run_aio_coroutine(_run(fn, *args, **kwargs))
@@ -102,6 +111,7 @@ class Connection:
 
     async def control(self, frame: Frame) -> Any:
         """Make one control call on a channel of its own, as an error closes the channel."""
+        await self.transport.wait_unblocked()
         async with self._control_lock:
             if self._control is None or self._control.is_closed:
                 self._control = await self._open_channel()
@@ -112,8 +122,28 @@ class Connection:
                 raise
 
     async def _open_channel(self) -> aiormq.Channel:
-        channel = await self.call(self._amqp.channel, publisher_confirms=False)
+        await self.transport.wait_unblocked()
+        number = self._next_number()
+        self._opening.add(number)
+        try:
+            channel = await self.call(self._amqp.channel, number, publisher_confirms=False)
+        finally:
+            self._opening.discard(number)
         return cast("aiormq.Channel", channel)
+
+    def _next_number(self) -> int:
+        """Choose a channel number: aiormq's own choice climbs past the limit agreed upon.
+
+        A number is used again as late as can be, as the broker ignores what reaches it on one
+        whose closing handshake is not over.
+        """
+        limit = self._amqp.connection_tune.channel_max or _MAX_CHANNELS
+        for step in range(limit):
+            number = (self._last_number + step) % limit + 1
+            if number not in self._amqp.channels and number not in self._opening:
+                self._last_number = number
+                return number
+        raise QueueRefused(f"all {limit} channels that the broker allows (channel_max) are in use")
 
     # Data, around aiormq...
 
@@ -155,7 +185,8 @@ class Connection:
     async def _close_channel(
         self, control: aiormq.Channel, data: ConsumeChannel | GetChannel
     ) -> None:
-        if data.closed is None:
+        data.close(ConnectionLost("closed by us"))
+        if not data.ended:
             with suppress(BrokerError):  # Then it is closed, which is what was wanted.
                 await self.call(control.close)
         data.end(ConnectionLost("closed by us"))
@@ -188,14 +219,17 @@ class RabbitChannel:
         self._connection = connection
         self._control = control
         self._data = data
+        self._consumers = 0
 
     async def subscribe(
         self, queue: str, *, prefetch: int, on_delivery: Callable[[Delivery], None]
     ) -> None:
         """Have deliveries of `queue` handed to `on_delivery`, at most `prefetch` unsettled."""
-        tag = str(len(self._data.tags) + 1)
+        self._consumers += 1
+        tag = str(self._consumers)
         self._data.add(tag, queue, on_delivery)
-        await self._connection.call(self._control.basic_qos, prefetch_count=prefetch)
+        count = min(prefetch, _MAX_PREFETCH)
+        await self._connection.call(self._control.basic_qos, prefetch_count=count)
         await self._connection.call(
             self._control.basic_consume, queue, _never_called, consumer_tag=tag
         )
@@ -249,11 +283,13 @@ async def connect(
 
 
 async def _open_stream(config: AmqpConfig) -> trio.abc.Stream:
-    context = config.ssl_context()
     try:
+        context = config.ssl_context()
         stream = await trio.open_tcp_stream(config.host, config.port)
     except OSError as exc:
         raise ConnectionLost(f"{config.display}: {_reason(exc)}") from exc
+    except (ConfigError, UnicodeError) as exc:  # A certificate file; a host no name can be.
+        raise ConnectionRefused(f"{config.display}: {exc}") from exc
     if context is None:
         return stream
     secure = trio.SSLStream(
@@ -265,8 +301,7 @@ async def _open_stream(config: AmqpConfig) -> trio.abc.Stream:
         await trio.aclose_forcefully(stream)
         cause = exc.__cause__ or exc
         message = f"{config.display}: TLS: {_reason(cause)}"
-        kind = ConnectionRefused if isinstance(cause, ssl.SSLError) else ConnectionLost
-        raise kind(message) from exc
+        raise (ConnectionRefused if _is_refusal(exc) else ConnectionLost)(message) from exc
     except BaseException:
         await trio.aclose_forcefully(stream)
         raise
@@ -283,7 +318,6 @@ async def _handshake(
     silence = config.heartbeat * _MISSED_HEARTBEATS or None
     limits = Limits(channel_max=config.channel_max, frame_max=config.frame_max)
     transport = Transport(stream, loop, limits=limits, silence_limit=silence)
-    nursery.start_soon(transport.run, name=f"transport of {name}")
     properties = {"connection_name": name, "product": "roger_trio", **config.properties_table()}
     amqp = aiormq.Connection(
         _url(config),
@@ -293,15 +327,16 @@ async def _handshake(
     )
     amqp.vhost = config.virtual_host
     connection = Connection(amqp, transport, loop)
+    nursery.start_soon(transport.run, name=f"transport of {name}")
     try:
         await loop.run_aio_coroutine(amqp.connect())
-    except (aiormq.exceptions.AMQPError, OSError, RuntimeError, asyncio.CancelledError) as exc:
+    except (Exception, asyncio.CancelledError) as exc:  # Anything may have answered.
+        error = _handshake_error(config, transport, exc)
         transport.abort("the handshake failed")
-        raise _handshake_error(config, transport, exc) from exc
+        raise error from exc
     except BaseException:
         transport.abort("the handshake was cancelled")
         raise
-    transport.established = True
     return connection
 
 
@@ -316,13 +351,14 @@ def _handshake_error(config: AmqpConfig, transport: Transport, exc: BaseExceptio
             f"{config.display}: the broker refused user {config.username!r} "
             f"on virtual host {config.virtual_host!r}: {text}"
         )
-    if isinstance(exc, aiormq.exceptions.AuthenticationError | aiormq.exceptions.AMQPError) and (
-        isinstance(transport.lost, NotAmqp)
-    ):
-        return ConnectionRefused(f"{config.display}: {transport.lost}")
+    lost = transport.lost
+    if isinstance(lost, NotAmqp):
+        return ConnectionRefused(f"{config.display}: {lost}")
+    if lost is not None and _is_refusal(lost):
+        return ConnectionRefused(f"{config.display}: TLS: {lost}")
     if isinstance(exc, aiormq.exceptions.AuthenticationError):
         return ConnectionRefused(f"{config.display}: {exc!r}")
-    return ConnectionLost(f"{config.display}: {reason or transport.lost or _reason(exc)}")
+    return ConnectionLost(f"{config.display}: {reason or lost or _reason(exc)}")
 
 
 def _url(config: AmqpConfig) -> URL:
@@ -334,8 +370,16 @@ def _url(config: AmqpConfig) -> URL:
         host=config.host,
         port=config.port,
         path="/",
-        query={"heartbeat": str(config.heartbeat)},
+        query={"heartbeat": str(min(config.heartbeat, _MAX_HEARTBEAT))},
     )
+
+
+def _is_refusal(exc: BaseException) -> bool:
+    """Tell whether TLS failed because one side would not have the other, not by a broken line."""
+    broken = ssl.SSLEOFError | ssl.SSLZeroReturnError | ssl.SSLSyscallError
+    while exc.__cause__ is not None:
+        exc = exc.__cause__
+    return isinstance(exc, ssl.SSLError) and not isinstance(exc, broken)
 
 
 def _reason(exc: BaseException) -> str:

@@ -7,6 +7,7 @@ AMQP 0-9-1 specification, sections 4.2.3 to 4.2.6, and RabbitMQ's extensions.
 
 from __future__ import annotations
 
+import contextlib
 import struct
 from collections.abc import Mapping
 from typing import Final
@@ -15,7 +16,7 @@ import attrs
 import pamqp.encode
 import pamqp.header
 
-from ..base import HeaderValue
+from ..base import HeaderValue, MessageTooLarge
 
 METHOD: Final = 1
 HEADER: Final = 2
@@ -24,11 +25,15 @@ FRAME_END: Final = 0xCE
 FRAME_OVERHEAD: Final = 8
 """Bytes of a frame that are not payload: a header of seven and the end octet."""
 
+NO_FRAME_MAX: Final = 2**32
+"""More bytes than a frame can have."""
+
 HEARTBEAT: Final = b"\x08\x00\x00\x00\x00\x00\x00\xce"
 CLOSE_OK: Final = b"\x01\x00\x00\x00\x00\x00\x04\x00\x0a\x00\x33\xce"
 """Our answer when the broker closes the connection."""
 
 CONNECTION_TUNE: Final = 10 << 16 | 30
+CONNECTION_OPEN_OK: Final = 10 << 16 | 41
 CONNECTION_CLOSE: Final = 10 << 16 | 50
 CONNECTION_BLOCKED: Final = 10 << 16 | 60
 CONNECTION_UNBLOCKED: Final = 10 << 16 | 61
@@ -105,6 +110,9 @@ def content(
         message_id: At most 255 bytes, may be empty.
         headers: The header table, if any.
         frame_max: Largest frame the connection allows, in bytes.
+
+    Raises:
+        MessageTooLarge: The header does not fit into a frame; unlike a body it cannot be split.
     """
     flags = _FLAGS
     properties = _CONTENT_TYPE
@@ -112,11 +120,16 @@ def content(
         flags |= _FLAG_HEADERS
         properties += pamqp.encode.field_table(dict(headers))
     properties += _PERSISTENT + bytes((len(message_id),)) + message_id
+    room = frame_max - FRAME_OVERHEAD
+    if _CONTENT_HEAD_SIZE + len(properties) > room:
+        raise MessageTooLarge(
+            f"the message's header takes {_CONTENT_HEAD_SIZE + len(properties)} bytes, "
+            f"and a frame of this connection holds {room}"
+        )
     size = len(body)
     head = _content_head.pack(
         HEADER, channel, _CONTENT_HEAD_SIZE + len(properties), _BASIC_CLASS, size, flags
     )
-    room = frame_max - FRAME_OVERHEAD
     if size <= room:
         frames = frame_head.pack(BODY, channel, size) + body + _END if size else b""
     else:
@@ -151,6 +164,13 @@ def limit_tune(frame: bytes, *, channel_max: int, frame_max: int) -> bytes:
     return frame[:offset] + limits + _END
 
 
+def tuned_frame_max(tune: bytes) -> int:
+    """Read the largest frame that a ``connection.tune`` frame allows; 0 is no limit."""
+    if len(tune) != FRAME_OVERHEAD + _TUNE_SIZE:
+        return 0
+    return int(_tune.unpack_from(tune, frame_head.size + method_id.size)[1])
+
+
 def _lower(offered: int, wanted: int) -> int:
     """Return the lower of two limits of which 0 means none."""
     return min(offered, wanted) if offered and wanted else offered or wanted
@@ -180,16 +200,37 @@ def read_short_string(data: bytes, offset: int) -> str:
     return data[offset + 1 : offset + 1 + data[offset]].decode("utf-8", "replace")
 
 
-def return_reason(payload: bytes) -> CloseReason:
-    """Read why a mandatory message came back, from a ``basic.return`` payload."""
-    return close_reason(payload)
+@attrs.frozen
+class Returned:
+    """A mandatory message that no queue took."""
+
+    reason: CloseReason
+    exchange: str
+    key: str
+
+    @property
+    def destination(self) -> tuple[str, str]:
+        """Where it was sent: exchange and routing key."""
+        return self.exchange, self.key
+
+
+def returned(payload: bytes) -> Returned:
+    """Read the payload of ``basic.return``."""
+    exchange_at = 7 + payload[6]
+    key_at = exchange_at + 1 + payload[exchange_at]
+    return Returned(
+        close_reason(payload),
+        read_short_string(payload, exchange_at),
+        read_short_string(payload, key_at),
+    )
 
 
 def properties(payload: bytes) -> pamqp.header.ContentHeader:
-    """Decode a content header's payload; one that cannot be decoded comes back empty."""
+    """Decode a content header's payload, as far as it can be decoded: anybody may have made it."""
     header = pamqp.header.ContentHeader()
-    try:
+    # A date out of range is an OSError to Python, a table nested too deeply a RecursionError.
+    with contextlib.suppress(
+        struct.error, ValueError, LookupError, ArithmeticError, TypeError, OSError, RecursionError
+    ):
         header.unmarshal(payload)
-    except (struct.error, ValueError, IndexError, KeyError, OverflowError):
-        return pamqp.header.ContentHeader()
     return header

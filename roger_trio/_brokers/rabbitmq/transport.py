@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import struct
 from typing import Any, Final, Protocol
 
 import aiormq
@@ -24,6 +25,8 @@ _KINDS: Final = frozenset((frames.METHOD, frames.HEADER, frames.BODY, frames.HEA
 _READ_SIZE: Final = 256 * 1024
 _HIGH_WATER: Final = 1024 * 1024
 """Bytes waiting to be sent above which publishers wait."""
+_MAX_FRAME: Final = 128 * 1024
+"""Bytes of the largest frame a broker sends before a larger one has been agreed upon."""
 _SIGN_OF_LIFE: Final = 1.0
 """Seconds of pure data traffic after which aiormq is shown a heartbeat, or it gives up on us."""
 
@@ -70,11 +73,13 @@ class Transport:
         self._limits = limits
         self._silence_limit = silence_limit
         self._channels: dict[int, DataChannel] = {}
+        self._max_frame = _MAX_FRAME
         self._out = bytearray()
         self._out_ready = trio.Event()
         self._room = trio.lowlevel.ParkingLot()
-        self._sent_all = trio.lowlevel.ParkingLot()
-        self._sending = False
+        self._progress = trio.lowlevel.ParkingLot()
+        self._sending = 0
+        self._sent = 0
         self._closing = False
         self._ended = trio.Event()
         # Shielded, so that it outlives the cancellation of its owner, who closes the connection
@@ -136,7 +141,7 @@ class Transport:
             channel.connection_lost(error)
         self._channels.clear()
         self._room.unpark_all()
-        self._sent_all.unpark_all()
+        self._progress.unpark_all()
         self._ended.set()
 
     # Reading...
@@ -150,12 +155,24 @@ class Transport:
                 raise ConnectionLost(f"reading failed: {exc.__cause__ or exc}") from exc
             if not chunk:
                 raise ConnectionLost("the broker ended the connection")
+            if self.lost is not None:
+                return
             self._last_heard = trio.current_time()
             rest = self._split(rest + chunk if rest else bytes(chunk))
             self._show_life()
 
     def _split(self, data: bytes) -> bytes:
-        """Deal out all whole frames in `data`; return what is left over."""
+        """Deal out all whole frames in `data`; return what is left over.
+
+        Raises:
+            NotAmqp: The bytes are no frames.
+        """
+        try:
+            return self._deal_out(data)
+        except (struct.error, LookupError, ValueError) as exc:
+            raise NotAmqp(f"what the peer sent is no AMQP 0-9-1 frame: {exc}") from exc
+
+    def _deal_out(self, data: bytes) -> bytes:
         position, end = 0, len(data)
         unpack, channels = frames.frame_head.unpack_from, self._channels
         while end - position >= frames.FRAME_OVERHEAD:
@@ -164,6 +181,8 @@ class Transport:
                 raise NotAmqp("the peer does not speak AMQP 0-9-1")
             stop = position + frames.FRAME_OVERHEAD + size
             if stop > end:
+                if size > self._max_frame:
+                    raise NotAmqp(f"the peer announced a frame of {size} bytes")
                 break
             if data[stop - 1] != frames.FRAME_END:
                 raise NotAmqp("what the peer sent is no AMQP 0-9-1 frame")
@@ -184,9 +203,9 @@ class Transport:
         (method,) = frames.method_id.unpack_from(frame, frames.frame_head.size)
         payload = frame[frames.frame_head.size : -1]
         if method == frames.CONNECTION_TUNE:
-            return frames.limit_tune(
-                frame, channel_max=self._limits.channel_max, frame_max=self._limits.frame_max
-            )
+            return self._agree(frame)
+        if method == frames.CONNECTION_OPEN_OK:
+            self.established = True
         if method == frames.CONNECTION_CLOSE:
             self.close_reason = frames.close_reason(payload)
             if self.established:
@@ -197,7 +216,16 @@ class Transport:
             self.blocked = frames.read_short_string(payload, 4)
         elif method == frames.CONNECTION_UNBLOCKED:
             self.blocked = None
+            self._room.unpark_all()
         return frame
+
+    def _agree(self, tune: bytes) -> bytes:
+        """Lower the limits the broker offers to ours."""
+        agreed = frames.limit_tune(
+            tune, channel_max=self._limits.channel_max, frame_max=self._limits.frame_max
+        )
+        self._max_frame = frames.tuned_frame_max(agreed) or frames.NO_FRAME_MAX
+        return agreed
 
     def _show_life(self) -> None:
         """Let aiormq see that the connection lives while only data flows."""
@@ -232,10 +260,19 @@ class Transport:
         while len(self._out) > _HIGH_WATER and self.lost is None:
             await self._room.park()
 
+    async def wait_unblocked(self) -> None:
+        """Wait while the broker reads nothing that we send."""
+        while self.blocked is not None and self.lost is None:
+            await self._room.park()
+
     async def flush(self) -> None:
-        """Wait until all that was written has been handed to the operating system, or never can."""
-        while (self._out or self._sending) and self.lost is None:
-            await self._sent_all.park()
+        """Wait until what was written so far has been handed to the operating system.
+
+        Returns too once it never can be.
+        """
+        goal = self._sent + self._sending + len(self._out)
+        while self._sent < goal and self.lost is None:
+            await self._progress.park()
 
     def close(self) -> None:
         """End the connection once what was written has been sent."""
@@ -255,18 +292,18 @@ class Transport:
                 data, self._out = self._out, bytearray()
                 self._room.unpark_all()
                 await self._send(data)
-            self._sent_all.unpark_all()
             if self._closing:
                 raise ConnectionLost("closed by us")
 
     async def _send(self, data: bytearray) -> None:
-        self._sending = True
+        self._sending = len(data)
         try:
             await self._stream.send_all(data)
         except (trio.BrokenResourceError, trio.ClosedResourceError, ssl.SSLError) as exc:
             raise ConnectionLost(f"writing failed: {exc.__cause__ or exc}") from exc
-        finally:
-            self._sending = False
+        self._sent += self._sending
+        self._sending = 0
+        self._progress.unpark_all()
 
     # Channels...
 
@@ -274,9 +311,10 @@ class Transport:
         """Have the data frames of channel `number` handled by `channel`."""
         self._channels[number] = channel
 
-    def detach(self, number: int) -> None:
-        """Leave all frames of channel `number` to aiormq again."""
-        self._channels.pop(number, None)
+    def detach(self, number: int, channel: DataChannel) -> None:
+        """Leave all frames of channel `number` to aiormq again, unless it has another `channel`."""
+        if self._channels.get(number) is channel:
+            del self._channels[number]
 
 
 def _first(group: BaseExceptionGroup[ConnectionLost]) -> ConnectionLost:

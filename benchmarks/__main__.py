@@ -1,0 +1,88 @@
+"""The command: ``python -m benchmarks --help``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import aiormq
+
+from . import environment
+from .catalogue import ALL
+from .harness import Harness, ProgramFailed, Settings
+from .report import render
+
+LOCAL_URL = "amqp://guest:guest@localhost:5672/"
+
+
+def parser() -> argparse.ArgumentParser:
+    """Describe the command line."""
+    made = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description="Measure roger_trio beside plain aiormq on asyncio; see benchmarks/README.md.",
+        epilog=f"benchmarks: {', '.join(each.name for each in ALL)}",
+    )
+    made.add_argument("names", nargs="*", metavar="NAME", help="what to measure; default: all")
+    made.add_argument("--quick", action="store_true", help="a hundredth of the work: a smoke test")
+    made.add_argument("--repeats", type=int, default=5, help="runs of each side (default: 5)")
+    made.add_argument(
+        "--patience",
+        type=float,
+        default=0,
+        metavar="SECONDS",
+        help="wait so long for other programs to be quiet before each benchmark (default: 0)",
+    )
+    made.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
+    made.add_argument("--show", type=Path, metavar="FILE", help="print the figures of such a file")
+    made.add_argument(
+        "--amqp",
+        default=os.environ.get("ROGER_TEST_AMQP") or LOCAL_URL,
+        metavar="URL",
+        help="the RabbitMQ to use (default: $ROGER_TEST_AMQP, or guest on localhost)",
+    )
+    return made
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status: 0 measured, 1 it could not be done."""
+    made = parser()
+    options = made.parse_args(arguments)
+    if options.show is not None:
+        print(render(json.loads(options.show.read_text())))
+        return 0
+    unknown = set(options.names) - {each.name for each in ALL}
+    if unknown or options.repeats < 1:
+        made.error(f"no such benchmark: {', '.join(unknown)}" if unknown else "--repeats below 1")
+    try:
+        results = measure(options)
+    except (ProgramFailed, aiormq.AMQPError, OSError) as exc:
+        print(exc, file=sys.stderr)
+        return 1
+    print(render(results))
+    if options.json is not None:
+        options.json.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
+    return 0
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Measure what was asked for."""
+    chosen = [each for each in ALL if not options.names or each.name in options.names]
+    settings = Settings(url=options.amqp, repeats=options.repeats, patience=options.patience)
+    facts = environment.record(settings.url)
+    with Harness(settings, lambda line: print(line, file=sys.stderr, flush=True)) as harness:
+        measured = [harness.measure(each.quick() if options.quick else each) for each in chosen]
+    return {
+        "environment": facts,
+        "quick": options.quick,
+        "repeats": options.repeats,
+        "benchmarks": measured,
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())
