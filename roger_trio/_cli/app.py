@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from .._errors import RogerError
-from . import enqueue, looking, purge, replay, serve
+from . import demo, enqueue, looking, purge, replay, serve
 from .errors import Refused
 from .examples import with_examples
 from .output import has_colours, printable, say
@@ -17,6 +17,7 @@ from .version import VERSION
 
 COMMANDS: Final[tuple[Callable[..., None], ...]] = (
     serve.serve,
+    demo.demo,
     enqueue.enqueue,
     looking.queued,
     looking.buried,
