@@ -34,6 +34,13 @@ def with_python(*folders: str) -> list[str]:
 
 
 @nox.session
+def demo(session: nox.Session) -> None:
+    """Watch a complete run on the embedded broker; needs nothing but Python."""
+    install(session)
+    session.run("roger", "demo", *session.posargs)
+
+
+@nox.session
 def tests(session: nox.Session) -> None:
     """Run the tests; they find or start the RabbitMQ they need. Arguments go to pytest."""
     install(session, "tests")

@@ -13,6 +13,7 @@
 # General layout, highest first; a module imports only from its own line and from lower ones,
 # and tests/test_layering.py keeps it so.
 #   _cli                     what an operator types
+#   _demo                    the run that `roger demo` shows
 #   _tree                    serve -> node -> partition -> consumer -> session -> worker
 #   _client                  enqueue and control
 #   _topology                the broker queues behind a queue

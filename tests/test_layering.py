@@ -14,6 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "roger_trio"
 LAYERS: tuple[set[str], ...] = (
     {"__init__", "__main__", "_pytest_plugin", "abc", "testing"},  # the public doors
     {"_cli"},  # what an operator types
+    {"_demo"},  # the run that `roger demo` shows
     {"_tree"},  # node -> partition -> consumer -> worker
     {"_client"},  # enqueue and control
     {"_control", "_state"},  # cluster commands; what a partition remembers

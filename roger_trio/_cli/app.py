@@ -10,13 +10,14 @@ import typer
 
 from .._errors import RogerError
 from .._info import VERSION
-from . import enqueue, looking, purge, replay, serve
+from . import demo, enqueue, looking, purge, replay, serve
 from .errors import Refused
 from .examples import with_examples
 from .output import has_colours, printable, say
 
 COMMANDS: Final[tuple[Callable[..., None], ...]] = (
     serve.serve,
+    demo.demo,
     enqueue.enqueue,
     looking.queued,
     looking.buried,
