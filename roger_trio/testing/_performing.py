@@ -156,7 +156,7 @@ class _Attempt:
         )
         async with broker.browse(names.work, 1) as [delivery], trio.open_nursery() as nursery:
             # In a task, for what a job does to its context must not reach the test.
-            nursery.start_soon(worker.handle, delivery, None)
+            nursery.start_soon(worker.handle, delivery, _NoSession())
         return _performed(*worker.ended)
 
     async def _enqueue(self, broker: Broker) -> Envelope:
@@ -168,6 +168,13 @@ class _Attempt:
             await broker.purge(queue)
             await broker.publish(queue, Message(wire.dump(envelope), envelope.id))
         return envelope
+
+
+class _NoSession:
+    """Stands for the session of a job that came without one."""
+
+    async def flush(self) -> None:
+        """Have nothing to wait for."""
 
 
 def _performed(envelope: Envelope, outcome: o.Outcome, settlement: o.Settlement) -> Performed:

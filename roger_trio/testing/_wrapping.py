@@ -41,9 +41,9 @@ class WrappingBroker:
         """Wait until the broker can be reached."""
         await self._inner.wait_connected()
 
-    async def declare(self, queues: Sequence[QueueSpec]) -> None:
+    async def declare(self, queues: Sequence[QueueSpec], *, afresh: bool = False) -> None:
         """Make sure that `queues` exist."""
-        await self._inner.declare(queues)
+        await self._inner.declare(queues, afresh=afresh)
 
     async def publish(self, queue: str, message: Message, *, delay: float = 0.0) -> None:
         """Publish one message, by way of `publish_many`."""

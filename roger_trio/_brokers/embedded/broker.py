@@ -195,9 +195,9 @@ class EmbeddedBroker:
 
     # Declaring and publishing...
 
-    async def declare(self, queues: Sequence[QueueSpec]) -> None:
-        """Make sure that `queues` exist; see `Broker`."""
-        if any(self._declared.get(each.name) != each for each in queues):
+    async def declare(self, queues: Sequence[QueueSpec], *, afresh: bool = False) -> None:
+        """Make sure that `queues` exist; see `Broker`. Nobody deletes one behind our back."""
+        if afresh or any(self._declared.get(each.name) != each for each in queues):
             await self._call(lambda engine: engine.declare(queues))
             self._declared.update({each.name: each for each in queues})
 
