@@ -200,7 +200,7 @@ class FakeBroker:
     async def wait_connected(self) -> None:
         await trio.lowlevel.checkpoint()
 
-    async def declare(self, queues: Sequence[QueueSpec]) -> None:
+    async def declare(self, queues: Sequence[QueueSpec], *, afresh: bool = False) -> None:
         await trio.lowlevel.checkpoint()
         for each in queues:
             self.queues.setdefault(each.name, deque())
