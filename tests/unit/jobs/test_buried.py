@@ -89,7 +89,6 @@ def test_of_a_long_message_the_beginning_is_kept() -> None:
 
 def test_of_a_long_traceback_the_end_is_kept() -> None:
     """There is where the error happened."""
-
     error: BaseException = ValueError("at the bottom")
     for number in range(200):
         above = raised(ValueError(str(number)))
