@@ -10,12 +10,13 @@ from pathlib import Path
 
 COMMAND = [sys.executable, "-m", "roger_trio", "demo"]
 WITHIN = 15
+ROOT = Path(__file__).parents[2]
 
 
 def environment(**changes: str) -> dict[str, str]:
     """Return the environment, without what would colour or plain the output."""
     kept = {key: value for key, value in os.environ.items() if key not in {"NO_COLOR", "TERM"}}
-    return kept | changes
+    return kept | {"PYTHONPATH": str(ROOT)} | changes
 
 
 def test_demo_ends_by_itself_and_tells_the_whole_story(tmp_path: Path) -> None:

@@ -35,6 +35,7 @@ from .connection import Connection
 from .link import Link
 from .publishing import Batch, Confirmation, write_all
 from .topics import Topics
+from .watch import ConsumerWatch
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +62,7 @@ class RabbitBroker:
         self._consuming = Link(config, f"{name} consuming") if consumes else self._publishing
         self._links = tuple(dict.fromkeys((self._publishing, self._consuming)))
         self._topics = Topics(prefix, self._publishing, self._consuming)
+        self._watch = ConsumerWatch(self.count)
         self._specs: dict[str, QueueSpec] = {}
         self._declared: dict[str, float] = {}
         """Name → the time from which it is crash-safe."""
@@ -97,6 +99,7 @@ class RabbitBroker:
             loop.set_exception_handler(_log_stray_error)
             async with trio.open_nursery() as transports, trio.open_nursery() as links:
                 self._topics.nursery = links
+                links.start_soon(self._watch.run)
                 for link in self._links:
                     links.start_soon(link.run, loop, transports, name=str(link))
                 try:
@@ -169,6 +172,8 @@ class RabbitBroker:
         arguments = topology.queue_arguments(queue)
         connection = await self._consuming.wait_up()
         is_new = await _declare_quorum(connection, queue.name, arguments)
+        if is_new:
+            self._watch.queue_was_missing(queue.name)
         if queue.takes_delayed:
             await self._declare_last(connection)
             pattern = topology.destination_pattern(queue.name)
@@ -309,7 +314,8 @@ class RabbitBroker:
         """Open a channel to consume on."""
         connection = await self._consuming.wait_up()
         async with connection.open_consumer() as channel:
-            yield channel
+            with self._watch.watching(channel.data):
+                yield channel
 
     @asynccontextmanager
     async def browse(self, queue: str, limit: int) -> AsyncGenerator[Sequence[Delivery]]:

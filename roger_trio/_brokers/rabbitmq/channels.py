@@ -41,6 +41,8 @@ class Channel:
         """Why nothing can be sent any more, once that is so."""
         self.ended = False
         """Whether the broker knows the channel no more."""
+        self.on_loan = 0
+        """Deliveries that are not settled."""
         self._interruption: BrokerError | None = None
         self._interrupted = trio.Event()
         self._lost = trio.Event()
@@ -218,6 +220,7 @@ class RabbitDelivery:
         if self._settled:
             raise AlreadySettled(f"delivery {self._tag} of queue {self.queue!r}")
         self._settled = True
+        self._channel.on_loan -= 1
         self._channel.write(make(self._channel.number, self._tag))
 
     @property
@@ -237,10 +240,26 @@ class ConsumeChannel(Channel):
     def __init__(self, transport: Transport, number: int) -> None:
         super().__init__(transport, number)
         self._subscriptions: dict[bytes, tuple[str, Callable[[Delivery], None]]] = {}
+        self._prefetch = 0
+        self.arrived = 0
+        """Deliveries there have been."""
 
-    def add(self, tag: str, queue: str, on_delivery: Callable[[Delivery], None]) -> None:
-        """Hand deliveries of consumer `tag` to `on_delivery`."""
+    def add(
+        self, tag: str, queue: str, prefetch: int, on_delivery: Callable[[Delivery], None]
+    ) -> None:
+        """Hand deliveries of consumer `tag`, `prefetch` at a time, to `on_delivery`."""
         self._subscriptions[tag.encode()] = (queue, on_delivery)
+        self._prefetch = prefetch
+
+    @property
+    def queues(self) -> list[str]:
+        """The queues it consumes."""
+        return [queue for queue, _ in self._subscriptions.values()]
+
+    @property
+    def has_room(self) -> bool:
+        """Whether the broker may deliver more."""
+        return self.on_loan < self._prefetch
 
     def on_close(self) -> None:
         """Hand over nothing more."""
@@ -275,6 +294,8 @@ class ConsumeChannel(Channel):
                 self.transport.write(frames.nack(self.number, number))
             return
         queue, on_delivery = found
+        self.arrived += 1
+        self.on_loan += 1
         try:
             on_delivery(RabbitDelivery(self, number, queue, bool(redelivered & 1), header, body))
         except Exception:  # A bug of one consumer must not cost all others the connection.

@@ -213,14 +213,19 @@ class RabbitChannel:
         self._data = data
         self._consumers = 0
 
+    @property
+    def data(self) -> ConsumeChannel:
+        """What receives its deliveries."""
+        return self._data
+
     async def subscribe(
         self, queue: str, *, prefetch: int, on_delivery: Callable[[Delivery], None]
     ) -> None:
         """Have deliveries of `queue` handed to `on_delivery`, at most `prefetch` unsettled."""
         self._consumers += 1
         tag = str(self._consumers)
-        self._data.add(tag, queue, on_delivery)
         count = min(prefetch, _MAX_PREFETCH)
+        self._data.add(tag, queue, count, on_delivery)
         await self._connection.call(self._control.basic_qos, prefetch_count=count)
         await self._connection.call(
             self._control.basic_consume, queue, _never_called, consumer_tag=tag

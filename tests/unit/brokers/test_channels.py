@@ -172,7 +172,7 @@ def consuming(deliveries: list[Delivery]) -> tuple[Transport, ConsumeChannel]:
     transport = wire.make_transport()
     channel = ConsumeChannel(transport, NUMBER)
     transport.attach(NUMBER, channel)
-    channel.add("1", "queue", deliveries.append)
+    channel.add("1", "queue", 10, deliveries.append)
     return transport, channel
 
 
@@ -231,7 +231,7 @@ async def test_a_consumer_that_raises_loses_its_channel_alone(
     def on_delivery(_: Delivery) -> None:
         raise ValueError("a bug")
 
-    channel.add("1", "queue", on_delivery)
+    channel.add("1", "queue", 10, on_delivery)
     with caplog.at_level(logging.ERROR):
         deliver(transport, 1, b"")
     assert "a bug" in caplog.text

@@ -57,7 +57,7 @@ async def test_any_chunking_gives_the_same_frames(
 def attach_real_channels(transport: Transport) -> None:
     """Attach one channel of each kind, each with something under way."""
     consuming = ConsumeChannel(transport, 1)
-    consuming.add("1", "queue", lambda _: None)
+    consuming.add("1", "queue", 10, lambda _: None)
     kinds: list[Channel] = [
         consuming,
         GetChannel(transport, 2),
