@@ -203,17 +203,17 @@ async def test_a_queue_deleted_under_its_consumer_is_consumed_again(
             await hub.wait("ran")
 
 
-async def test_a_consumer_that_the_broker_forgot_without_a_word_comes_back(
-    setup: Setup, hub: Hub, witness: Witness, monkeypatch: pytest.MonkeyPatch
+async def test_a_queue_that_another_process_makes_anew_is_consumed_again(
+    setup: Setup, hub: Hub, witness: Witness
 ) -> None:
-    """Hole n: another process deletes the queue and makes it anew; the idle consumer notices."""
-    monkeypatch.setattr("roger_trio._brokers.rabbitmq.watch.INTERVAL", 0.2)
-    async with serving(setup.config({"default": 2})):
+    """Hole n: a client that finds the queue gone leaves its consumers time to hear of it."""
+    async with serving(setup.config({"default": 2})), roger.connect(setup.config()) as client:
+        await client.enqueue(note.job(hub.name, "first"), setup.partition)
+        await hub.wait("ran")
         witness.delete_queue(setup.names()[0])
-        async with roger.connect(setup.config()) as client:
-            await client.enqueue(note.job(hub.name), setup.partition)
+        await client.enqueue(note.job(hub.name, "second"), setup.partition)
         with trio.fail_after(20):
-            await hub.wait("ran")
+            await hub.wait("ran", tag="second")
 
 
 # Isolation...

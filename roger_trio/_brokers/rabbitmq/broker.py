@@ -41,6 +41,8 @@ logger = logging.getLogger(__name__)
 
 QUEUE_HEADER: Final = "roger-queue"
 """Header of a delayed message that names the queue it is for."""
+_MOURNING: Final = 0.5
+"""Seconds between a queue's death being noticed and its being made anew."""
 _PAUSE: Final = 0.05
 """Seconds before what a lost channel or connection left unconfirmed is sent again."""
 
@@ -299,6 +301,9 @@ class RabbitBroker:
         if known is None:
             raise missing
         logger.warning("queue %r: %s; declaring it again", queue, missing)
+        # Not before the broker has told its consumers: RabbitMQ 3.10 would give the new queue's
+        # first messages to consumers of the old one, who never see them.
+        await trio.sleep(_MOURNING)
         target = self._specs.get(known.dead_letter or "")
         specs = (known,) if target is None else (target, known)
         ways = (topology.marker_exchange(self._prefix), topology.last_exchange(self._prefix))
