@@ -9,7 +9,7 @@ import threading
 import trio
 
 from .._brokers.choose import make_broker
-from .._config import Config
+from .._config import Config, MemoryConfig, SqliteConfig
 from .._errors import RogerError
 from .node import Node
 
@@ -50,6 +50,7 @@ async def serve(
     node = Node(config, make_broker(config, name=name, consumes=True), name)
     is_program = task_status is trio.TASK_STATUS_IGNORED
     error: RogerError | None = None
+    _say_where_jobs_are(config)
     async with trio.open_nursery() as nursery:
         if is_program and threading.current_thread() is threading.main_thread():
             await nursery.start(_stop_on_signals, node)
@@ -63,6 +64,22 @@ async def serve(
         nursery.cancel_scope.cancel()
     if error is not None:
         raise error
+    # A node that was cancelled before it was ready must not seem to have ended by itself.
+    await trio.lowlevel.checkpoint_if_cancelled()
+
+
+def _say_where_jobs_are(config: Config) -> None:
+    """Tell what the embedded broker is good for, and how to leave it."""
+    broker = config.broker_config()
+    if isinstance(broker, SqliteConfig):
+        logger.info(
+            "jobs are kept in the file %r, for the processes of this machine; for RabbitMQ, and "
+            "nodes on several machines, set broker='amqp://user:password@host/' in the Config, or "
+            "ROGER_BROKER in the environment",
+            broker.path,
+        )
+    elif isinstance(broker, MemoryConfig):
+        logger.info("jobs are kept in memory, and end with this program")
 
 
 async def _stop_on_cancellation(node: Node) -> None:
