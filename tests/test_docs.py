@@ -218,10 +218,17 @@ def run(command: list[object], cwd: Path, environment: dict[str, str] | None = N
 
 
 class Session:
-    """A reader who does in a directory of his own what a page says."""
+    """A reader who does in a directory of his own what a page says.
+
+    Args:
+        directory: Where.
+        environment: Of the commands.
+        broker: What the line says that moves to RabbitMQ; without it the page's broker is used.
+        prefix: Of the names on that broker.
+    """
 
     def __init__(
-        self, directory: Path, broker: str, prefix: str, environment: dict[str, str]
+        self, directory: Path, environment: dict[str, str], broker: str = "", prefix: str = ""
     ) -> None:
         self._directory = directory
         self._broker = broker
@@ -232,9 +239,11 @@ class Session:
     def follow(self, block: Block) -> None:
         """Save a file, or type commands, or see what the node says."""
         if block.language == "python" and block.file_name is not None:
-            # The only changes: this run's broker, and names of its own there.
-            text = block.text.replace(LOCAL_URL, self._broker)
-            text = text.replace("roger.Config(", f'roger.Config(prefix="{self._prefix}",')
+            text = block.text
+            if self._broker:  # The one line, and names of its own on a broker that others use.
+                assert "broker=" not in text
+                line = f'broker="{self._broker}", prefix="{self._prefix}", '
+                text = text.replace("roger.Config(", f"roger.Config({line}")
             (self._directory / block.file_name).write_text(text, encoding="utf-8")
         elif block.language == "console":
             program = self._node
@@ -272,7 +281,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
         script.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} {rest} "$@"\n')
         script.chmod(0o755)
     return {
-        **os.environ,
+        **{name: value for name, value in os.environ.items() if name != "ROGER_BROKER"},
         "PATH": f"{commands}{os.pathsep}{os.environ.get('PATH', '')}",
         "PYTHONPATH": str(ROOT),
         "PYTHONUNBUFFERED": "1",
@@ -280,8 +289,30 @@ def environment(tmp_path: Path) -> dict[str, str]:
     }
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/tutorial.md"])
-def test_page_works_as_written(
+QUICK_STARTS = pytest.mark.parametrize("name", ["README.md", "docs/tutorial.md"])
+
+
+def follow(name: str, session: Session) -> None:
+    """Do all that a page says."""
+    with ExitStack() as stack:
+        stack.callback(session.end)
+        for block in blocks(ROOT / name):
+            session.follow(block)
+
+
+@QUICK_STARTS
+def test_page_works_as_written(name: str, tmp_path: Path, environment: dict[str, str]) -> None:
+    """Who saves the files and types the commands of a page sees what the page says."""
+    directory = tmp_path / "app"
+    directory.mkdir()
+
+    follow(name, Session(directory, environment))
+
+    assert (directory / "roger.db").stat().st_mode & 0o777 == 0o600
+
+
+@QUICK_STARTS
+def test_page_works_on_rabbitmq(
     name: str,
     tmp_path: Path,
     amqp_url: str,
@@ -290,15 +321,16 @@ def test_page_works_as_written(
     created_queues: set[str],
     created_exchanges: set[str],
 ) -> None:
-    """Who saves the files and types the commands of a page sees what the page says."""
+    """With the one line that the page says moves to RabbitMQ, it works the same there."""
+    line = f'    broker="{LOCAL_URL}",\n'
+    assert line in (ROOT / name).read_text(encoding="utf-8")
     note_names(prefix, [("myapp", "default")], created_queues, created_exchanges)
     directory = tmp_path / "app"
     directory.mkdir()
-    session = Session(directory, hurried(amqp_url), prefix, environment)
-    with ExitStack() as stack:
-        stack.callback(session.end)
-        for block in blocks(ROOT / name):
-            session.follow(block)
+
+    follow(name, Session(directory, environment, hurried(amqp_url), prefix))
+
+    assert not (directory / "roger.db").exists()
 
 
 async def test_program_without_roger_trio_enqueues(
