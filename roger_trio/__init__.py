@@ -16,6 +16,7 @@
 #   _demo                    the run that `roger demo` shows
 #   _tree                    serve -> node -> partition -> consumer -> session -> worker
 #   _client                  enqueue and control
+#   _messages                from a job to a message and back
 #   _topology                the broker queues behind a queue
 #   _brokers                 bytes in, bytes out
 #   _config                  how all of it is set up

@@ -2,33 +2,36 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import AsyncGenerator, Collection, Generator, Iterable, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from datetime import UTC, datetime
-from functools import lru_cache
+from datetime import datetime
 from typing import Final
 
-import attrs
 import trio
 
 from ._brokers.base import (
     Broker,
     BrokerError,
     ConnectionRefused,
-    Delivery,
     Message,
     MessageTooLarge,
     QueueMissing,
 )
 from ._brokers.choose import make_broker
-from ._config import MAX_DELAY, Config, check_partition_name, check_queue_name, default_node_name
+from ._config import Config, default_node_name
 from ._errors import BrokerUnavailable, DuplicateJob, InvalidJob, RogerError
-from ._jobs import buried, wire
-from ._jobs.codec import encode_args
+from ._jobs import wire
 from ._jobs.context import current_client
 from ._jobs.envelope import Envelope
 from ._jobs.job import Job
+from ._messages import (
+    checked_names,
+    fresh,
+    make_envelope,
+    read,
+    read_buried,
+    seconds_to_wait,
+)
 from ._topology import QueueNames
 
 _CHUNK: Final = 5000
@@ -90,8 +93,8 @@ class Client:
         before its confirmation arrives, the job is sent again and may be there twice, under the
         same id.
         """
-        seconds = _seconds_to_wait(delay, at)
-        envelope = _envelope(job, partition, queue, id)
+        seconds = seconds_to_wait(delay, at)
+        envelope = make_envelope(job, partition, queue, id)
         names = self._names(partition, envelope.queue)
         message = Message(wire.dump(envelope), envelope.id)
         with self._patience(f"job {envelope.id} ({envelope.name}) was not confirmed"):
@@ -125,11 +128,11 @@ class Client:
             BrokerUnavailable: For ``enqueue_timeout`` seconds the broker confirmed too little: some
                 of the jobs may have been kept.
         """
-        seconds = _seconds_to_wait(delay, at)
+        seconds = seconds_to_wait(delay, at)
         envelopes: list[Envelope] = []
         messages: list[tuple[str, Message]] = []
         for job in jobs:
-            envelope = _envelope(job, partition, queue, None)
+            envelope = make_envelope(job, partition, queue, None)
             envelopes.append(envelope)
             messages.append((envelope.queue, Message(wire.dump(envelope), envelope.id)))
             if len(envelopes) % _PAUSE_EVERY == 0:
@@ -173,7 +176,7 @@ class Client:
             found = await self._look_at_redelivered(names, partition, queue, limit)
             left = max(0, limit - len(found))
             async with self._broker.browse(names.work, left) as deliveries:
-                return found + [_read(each, partition, queue) for each in deliveries]
+                return found + [read(each, partition, queue) for each in deliveries]
 
     async def _look_at_redelivered(
         self, names: QueueNames, partition: str, queue: str, limit: int
@@ -184,7 +187,7 @@ class Client:
         by the look are sent there anew.
         """
         async with self._broker.browse(names.redelivered, limit) as deliveries:
-            found = [_read(each, partition, queue) for each in deliveries]
+            found = [read(each, partition, queue) for each in deliveries]
             unmarked = [each for each in deliveries if not each.redelivered]
             anew = [Message(each.body, each.message_id) for each in unmarked]
             await self._broker.publish_many(names.redelivered, anew)
@@ -207,7 +210,7 @@ class Client:
         names = self._names(partition, queue)
         with self._looking(partition, queue):
             async with self._broker.browse(names.buried, limit) as deliveries:
-                return [_read_buried(each, partition, queue) for each in deliveries]
+                return [read_buried(each, partition, queue) for each in deliveries]
 
     # Moving and deleting...
 
@@ -259,7 +262,7 @@ class Client:
             chosen = [
                 (each, message)
                 for each in deliveries
-                for message in [_fresh(each, partition, queue)]
+                for message in [fresh(each, partition, queue)]
                 if ids is None or message.message_id in ids
             ]
             await self._broker.publish_many(names.work, [message for _, message in chosen])
@@ -303,7 +306,7 @@ class Client:
     # What these have in common...
 
     def _names(self, partition: str, queue: str) -> QueueNames:
-        return _checked_names(self._config.prefix, partition, queue)
+        return checked_names(self._config.prefix, partition, queue)
 
     @contextmanager
     def _looking(self, partition: str, queue: str) -> Generator[None]:
@@ -332,99 +335,6 @@ class Client:
         if scope.cancelled_caught:
             trouble = self._broker.trouble or "the broker is slow"
             raise BrokerUnavailable(f"{failure} within {timeout:g} s: {trouble}")
-
-
-def _checked_names(prefix: str, partition: str, queue: str) -> QueueNames:
-    if isinstance(partition, str) and isinstance(queue, str):
-        return _names_of(prefix, partition, queue)
-    return QueueNames.of(prefix, check_partition_name(partition), check_queue_name(queue))
-
-
-@lru_cache(maxsize=4096)
-def _names_of(prefix: str, partition: str, queue: str) -> QueueNames:
-    return QueueNames.of(prefix, check_partition_name(partition), check_queue_name(queue))
-
-
-def _envelope(
-    job: Job,
-    partition: str,
-    queue: str | None,
-    id: str | None,
-) -> Envelope:
-    """Make the envelope of a job that is to be enqueued."""
-    if not isinstance(job, Job):
-        raise InvalidJob(
-            f"job: expected a job, such as ResizeImage('cat.png') or send_mail.job('ada@…'), "
-            f"got {job!r}"
-        )
-    options = job.options
-    _refuse_keys(job)
-    return Envelope(
-        id=buried.new_id() if id is None else _checked_id(id),
-        name=options.name,
-        args=encode_args(job),
-        partition=partition,
-        queue=job.queue_type() if queue is None else queue,
-        queued_at=datetime.now(UTC),
-        max_execution_time=options.max_execution_time,
-    )
-
-
-def _checked_id(id: str) -> str:
-    if not isinstance(id, str) or not 0 < len(id.encode(errors="replace")) <= wire.MAX_TEXT_BYTES:
-        raise InvalidJob(f"id: expected text of 1 to {wire.MAX_TEXT_BYTES} bytes, got {id!r}")
-    return id
-
-
-def _refuse_keys(job: Job) -> None:
-    """Keys are promises, and this version cannot keep them."""
-    for rule, key in (("queue_key", job.queue_key()), ("execution_key", job.execution_key())):
-        if key is not None:
-            raise InvalidJob(
-                f"job {job.options.name}: {rule}: expected None, as this version of roger_trio "
-                f"does not keep keys yet, got {key!r}"
-            )
-
-
-def _seconds_to_wait(delay: float | None, at: datetime | None) -> float:
-    """Decide how many seconds a job waits."""
-    if at is not None:
-        if delay is not None:
-            raise InvalidJob("at: expected no `at` beside `delay`: give one of them")
-        if not isinstance(at, datetime) or at.utcoffset() is None:
-            raise InvalidJob(f"at: expected an aware datetime, got {at!r}")
-        delay = max(0.0, (at - datetime.now(UTC)).total_seconds())
-    if delay is None:
-        return 0.0
-    if (
-        isinstance(delay, bool)
-        or not isinstance(delay, int | float)
-        or not (math.isfinite(delay) and 0 <= delay <= MAX_DELAY)
-    ):
-        raise InvalidJob(f"delay: expected seconds from 0 to {MAX_DELAY}, got {delay!r}")
-    return float(delay)
-
-
-def _read(delivery: Delivery, partition: str, queue: str) -> Envelope:
-    try:
-        return wire.load(delivery.body, partition=partition, queue=queue)
-    except wire.NotAJob:
-        return buried.foreign(delivery.message_id, partition=partition, queue=queue)
-
-
-def _read_buried(delivery: Delivery, partition: str, queue: str) -> Envelope:
-    return buried.read(
-        delivery.body, delivery.message_id, delivery.headers, partition=partition, queue=queue
-    )
-
-
-def _fresh(delivery: Delivery, partition: str, queue: str) -> Message:
-    """Make the message that starts a buried job over; a payload that is no job stays as it is."""
-    try:
-        envelope = wire.load(delivery.body, partition=partition, queue=queue)
-    except wire.NotAJob:
-        return Message(delivery.body, delivery.message_id)
-    return Message(wire.dump(attrs.evolve(envelope, retry_count=0, deaths=0)), envelope.id)
 
 
 @asynccontextmanager

@@ -17,6 +17,7 @@ LAYERS: tuple[set[str], ...] = (
     {"_demo"},  # the run that `roger demo` shows
     {"_tree"},  # node -> partition -> consumer -> worker
     {"_client"},  # enqueue and control
+    {"_messages"},  # from a job to a message and back
     {"_control", "_state"},  # cluster commands; what a partition remembers
     {"_topology"},  # names and queue declarations
     {"_brokers"},  # bytes in, bytes out
