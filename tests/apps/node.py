@@ -80,11 +80,17 @@ class DyingCallbacks(roger.Callbacks):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+def broker_of(url: str, queue_settle_time: float) -> roger.AmqpConfig | str:
+    """Make what a configuration names its broker by; the time is RabbitMQ's alone."""
+    if not url.startswith("amqp"):
+        return url
+    return roger.AmqpConfig.from_url(f"{url}?queue_settle_time={queue_settle_time}")
+
+
 def main() -> None:
     """Serve until a signal."""
     options = json.loads(sys.argv[1])
-    settle = options.pop("queue_settle_time", 0)
-    broker = roger.AmqpConfig.from_url(f"{options.pop('broker')}?queue_settle_time={settle}")
+    broker = broker_of(options.pop("broker"), options.pop("queue_settle_time", 0))
     callbacks = DyingCallbacks() if options.pop("dying", False) else roger.Callbacks()
     trio.run(roger.serve, roger.Config(broker=broker, callbacks=callbacks, **options))
     tell("end")

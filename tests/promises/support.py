@@ -10,17 +10,24 @@ import subprocess
 import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import attrs
+import pytest
 import trio
 from pamqp import body as pamqp_body, commands, frame, header
 
 import roger_trio as roger
+from roger_trio._brokers.base import Broker, Message, QueueCount
 from tests.amqp import AmqpSession
+from tests.apps import node as app
 
 ROOT = Path(__file__).parents[2]
 HUBS: dict[str, Hub] = {}
+
+# On which brokers a test runs: one that says nothing speaks AMQP, and runs on RabbitMQ alone.
+on_every_broker = pytest.mark.parametrize("setup", ["rabbitmq", "sqlite", "memory"], indirect=True)
+on_durable_brokers = pytest.mark.parametrize("setup", ["rabbitmq", "sqlite"], indirect=True)
 
 
 class Hub:
@@ -146,9 +153,9 @@ class Setup:
             for queue in its_queues:
                 self.created_queues.update(self.names(queue, partition))
         settle = options.pop("queue_settle_time", 0)
-        broker = roger.AmqpConfig.from_url(f"{self.url}?queue_settle_time={settle}")
-        options = {"prefix": self.prefix, "enqueue_timeout": 20.0} | options
-        return roger.Config(broker=broker, partitions=partitions, **options)
+        broker = app.broker_of(self.url, settle)
+        given: dict[str, Any] = {"prefix": self.prefix, "enqueue_timeout": 20.0, **options}
+        return roger.Config(broker=broker, partitions=partitions, **given)
 
     def client_config(self, **options: Any) -> roger.Config:
         """Make a configuration for a client."""
@@ -265,12 +272,12 @@ class Witness(AmqpSession):
     def count(self, queue: str) -> int:
         """Count what is ready in a queue."""
         declare = commands.Queue.Declare(queue=queue, passive=True)
-        return int(self.call(declare, commands.Queue.DeclareOk).message_count)
+        return self.call(declare, commands.Queue.DeclareOk).message_count or 0
 
     def consumers(self, queue: str) -> int:
         """Count the consumers of a queue."""
         declare = commands.Queue.Declare(queue=queue, passive=True)
-        return int(self.call(declare, commands.Queue.DeclareOk).consumer_count)
+        return self.call(declare, commands.Queue.DeclareOk).consumer_count or 0
 
     def declare_classic(self, queue: str) -> None:
         """Declare a queue as roger_trio would not."""
@@ -278,3 +285,58 @@ class Witness(AmqpSession):
             queue=queue, durable=True, arguments={"x-queue-type": "classic"}
         )
         self.call(declare, commands.Queue.DeclareOk)
+
+
+class Outsider(Protocol):
+    """Somebody else at the run's broker, whichever it is: publishes any bytes, and counts."""
+
+    async def publish(self, queue: str, payload: bytes, message_id: str = "") -> None:
+        """Publish bytes to a queue."""
+        ...
+
+    async def count(self, queue: str) -> QueueCount:
+        """Count what is ready in a queue, and its consumers."""
+        ...
+
+    async def take_all(self, queue: str) -> list[bytes]:
+        """Take all bodies of a queue, and leave it empty."""
+        ...
+
+
+@attrs.frozen
+class RabbitOutsider:
+    """A witness, in the words of an outsider."""
+
+    witness: Witness
+
+    async def publish(self, queue: str, payload: bytes, message_id: str = "") -> None:
+        self.witness.publish(
+            queue, payload, properties={"message_id": message_id} if message_id else None
+        )
+
+    async def count(self, queue: str) -> QueueCount:
+        return QueueCount(
+            messages=self.witness.count(queue), consumers=self.witness.consumers(queue)
+        )
+
+    async def take_all(self, queue: str) -> list[bytes]:
+        return self.witness.take_all(queue)
+
+
+@attrs.frozen
+class EmbeddedOutsider:
+    """Another broker over the same database, as another process would have it."""
+
+    broker: Broker
+
+    async def publish(self, queue: str, payload: bytes, message_id: str = "") -> None:
+        await self.broker.publish(queue, Message(payload, message_id))
+
+    async def count(self, queue: str) -> QueueCount:
+        return await self.broker.count(queue)
+
+    async def take_all(self, queue: str) -> list[bytes]:
+        async with self.broker.browse(queue, (await self.count(queue)).messages) as found:
+            for each in found:
+                each.ack()
+            return [each.body for each in found]

@@ -20,6 +20,7 @@ from tests.promises.support import (
     fail,
     hold,
     note,
+    on_every_broker,
     serving,
 )
 
@@ -37,6 +38,7 @@ async def too_long(hub: str) -> None:
         HUBS[hub].tell("cleanup")
 
 
+@on_every_broker
 async def test_a_job_that_takes_too_long_is_cancelled_and_counts_as_failed(
     setup: Setup, hub: Hub
 ) -> None:
@@ -67,6 +69,7 @@ async def _is_buried(node: roger.Client, setup: Setup, count: int) -> bool:
     return len(await node.buried_jobs(setup.partition, "default")) == count
 
 
+@on_every_broker
 async def test_retries_come_after_their_level_and_the_last_failure_buries(
     setup: Setup, hub: Hub
 ) -> None:
@@ -88,6 +91,7 @@ async def test_retries_come_after_their_level_and_the_last_failure_buries(
     assert "roger_trio/_tree" not in envelope.error.traceback
 
 
+@on_every_broker
 async def test_buried_jobs_are_listed_replayed_and_purged(setup: Setup, hub: Hub) -> None:
     """Promise 8: by ids or all; a replayed job has all of its attempts before it."""
     hub.extra["do"] = _bury
@@ -129,6 +133,7 @@ async def _succeed() -> str:
     ],
     ids=["retry", "snooze", "retry-in-a-group"],
 )
+@on_every_broker
 async def test_a_job_may_ask_to_come_back_later(
     setup: Setup, hub: Hub, signal: Any, runs: int, retry_counts: list[int]
 ) -> None:
@@ -150,6 +155,7 @@ async def test_a_job_may_ask_to_come_back_later(
     assert seen == retry_counts
 
 
+@on_every_broker
 async def test_a_job_that_asks_for_the_end_of_time_is_kept(setup: Setup, hub: Hub) -> None:
     """A delay beyond what the broker can wait is cut, and does not disturb other publishes."""
 
@@ -165,6 +171,7 @@ async def test_a_job_that_asks_for_the_end_of_time_is_kept(setup: Setup, hub: Hu
     assert hub.count("ran", "snoozed") == 1
 
 
+@on_every_broker
 async def test_retry_after_the_last_level_buries(setup: Setup, hub: Hub) -> None:
     """Retry(after) cannot prolong a job's life beyond its levels."""
 
@@ -181,6 +188,7 @@ async def test_retry_after_the_last_level_buries(setup: Setup, hub: Hub) -> None
     assert envelope.error.type.endswith(":Retry")
 
 
+@on_every_broker
 async def test_discard_ends_a_job_without_a_trace(setup: Setup, hub: Hub) -> None:
     """A discarded job is neither retried nor buried nor still queued, and calls nothing back."""
     called: list[str] = []
@@ -206,6 +214,7 @@ async def test_discard_ends_a_job_without_a_trace(setup: Setup, hub: Hub) -> Non
     assert (hub.count("ran"), called) == (1, [])
 
 
+@on_every_broker
 async def test_a_failure_that_is_not_retried_is_over_and_says_so(
     setup: Setup, hub: Hub, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -232,6 +241,7 @@ async def test_a_failure_that_is_not_retried_is_over_and_says_so(
     assert line.exc_info[0] is ValueError
 
 
+@on_every_broker
 async def test_max_buried_keeps_the_newest_and_counts_the_others(
     setup: Setup, hub: Hub, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -246,9 +256,10 @@ async def test_max_buried_keeps_the_newest_and_counts_the_others(
         left = [each.id for each in await node.buried_jobs(setup.partition, "default")]
     assert left == [each.id for each in sent[-3:]]
     dropped = [each for each in caplog.records if "max_buried is 3" in each.getMessage()]
-    assert sum(int(each.args[0]) for each in dropped) == 5  # type: ignore[index,arg-type]
+    assert sum(int(each.args[0]) for each in dropped) == 5  # type: ignore[index,arg-type,misc]
 
 
+@on_every_broker
 async def test_many_that_are_buried_at_once_drop_no_more_than_the_excess(
     setup: Setup, hub: Hub
 ) -> None:
@@ -262,6 +273,7 @@ async def test_many_that_are_buried_at_once_drop_no_more_than_the_excess(
         assert len(await node.buried_jobs(setup.partition, "default")) == 10
 
 
+@on_every_broker
 async def test_an_exception_that_cannot_say_what_it_is_buries_its_job_alone(
     setup: Setup, hub: Hub
 ) -> None:
@@ -308,6 +320,7 @@ async def test_a_long_error_is_buried_over_a_connection_of_small_frames(
 # Callbacks...
 
 
+@on_every_broker
 async def test_callbacks_come_in_order_and_hand_their_state_on(setup: Setup, hub: Hub) -> None:
     """before_run → after_run or on_error … on_buried, each with the state of its attempt."""
     calls: list[tuple[Any, ...]] = []
@@ -349,6 +362,7 @@ async def test_callbacks_come_in_order_and_hand_their_state_on(setup: Setup, hub
     ]
 
 
+@on_every_broker
 async def test_a_callback_that_raises_changes_nothing_but_the_log(
     setup: Setup, hub: Hub, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -382,6 +396,7 @@ async def test_a_callback_that_raises_changes_nothing_but_the_log(
         assert f"the callback {name} failed" in text
 
 
+@on_every_broker
 async def test_a_job_that_ends_the_program_only_fails(setup: Setup, hub: Hub) -> None:
     """SystemExit is the failure of one job: the node and its other jobs go on."""
 

@@ -8,9 +8,10 @@ import trio
 
 import roger_trio as roger
 from tests.apps import node as app
-from tests.promises.support import Setup, program
+from tests.promises.support import Setup, on_durable_brokers, program
 
 
+@on_durable_brokers
 async def test_jobs_of_a_killed_node_are_performed_by_another(setup: Setup) -> None:
     """Promise 1: SIGKILL in mid-job and with 200 prefetched; all enqueued before any node ran."""
     async with roger.connect(setup.config()) as client:
@@ -28,6 +29,7 @@ async def test_jobs_of_a_killed_node_are_performed_by_another(setup: Setup) -> N
                 await second.wait("hold", 200)
 
 
+@on_durable_brokers
 async def test_sigterm_lets_jobs_finish_and_a_second_signal_stops_at_once(setup: Setup) -> None:
     """Promise 11: with a backlog; what is given back runs its `finally` and spends no attempt."""
     async with roger.connect(setup.config()) as client:
