@@ -17,7 +17,8 @@ from pamqp import commands, frame
 import roger_trio as roger
 from roger_trio._jobs import wire
 from tests.amqp import F
-from tests.promises.support import Hub, Setup, Witness, eventually, note, serving
+from tests.apps import node as app
+from tests.promises.support import Hub, Setup, Witness, eventually, note, program, serving
 
 MINIMAL: dict[str, Any] = {"roger": 1, "id": "1", "name": "app:f", "args": {}}
 
@@ -443,3 +444,26 @@ async def test_looking_changes_neither_order_nor_attempts_and_buries_nothing(
                 [envelope] = await node.buried_jobs(partition, "default")
     assert (envelope.id, envelope.name) == ("foreign", "")
     assert hub.count("ran") == 31
+
+
+async def test_a_job_that_kills_its_process_is_buried_and_its_neighbours_are_done(
+    setup: Setup,
+) -> None:
+    """Promise 9: after `max_deliveries` deaths; each start is a process."""
+    async with roger.connect(setup.config()) as client:
+        poison = await client.enqueue(app.die.job(), setup.partition)
+        starts = 0
+        with trio.fail_after(80):
+            for _ in range(3):
+                async with program(setup, max_deliveries=3) as node:
+                    await node.wait("die")
+                    await node.ended.wait()
+                starts += node.count("die")
+            async with program(setup, max_deliveries=3) as node:
+                await client.enqueue(app.quick.job("healthy"), setup.partition)
+                await node.wait("quick healthy")
+                await eventually(lambda: _is_buried(client, setup, 1))
+                assert node.count("die") == 0
+        [envelope] = await client.buried_jobs(setup.partition, "default")
+    assert starts == 3
+    assert (envelope.id, _kind(envelope)) == (poison.id, "WorkerDied")

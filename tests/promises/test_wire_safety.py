@@ -50,8 +50,8 @@ def _kind(envelope: roger.Envelope) -> str:
     return envelope.error.type.rpartition(":")[2]
 
 
-async def _buried(node: roger.Client, setup: Setup, count: int) -> bool:
-    return len(await node.buried_jobs(setup.partition, "default")) == count
+async def _buried(witness: Witness, setup: Setup, count: int) -> bool:
+    return witness.count(setup.names()[2]) == count
 
 
 @pytest.fixture
@@ -71,19 +71,20 @@ async def test_names_from_the_wire_import_nothing_and_end_as_unknown(
     work, _, _ = setup.names()
     async with serving(setup.config(retry_levels=(0,))) as node:
         witness.publish(work, _wire("nobody:knows"))  # What a burial itself needs is imported now.
-        await eventually(lambda: _buried(node, setup, 1))
+        await eventually(lambda: _buried(witness, setup, 1))
         await node.purge_buried(setup.partition, "default")
         before = set(sys.modules)
         for name in NAMES:
             witness.publish(work, _wire(name))
-        await eventually(lambda: _buried(node, setup, len(NAMES)))
+        await eventually(lambda: _buried(witness, setup, len(NAMES)))
         found = await node.buried_jobs(setup.partition, "default")
         for each in found:
             with pytest.raises(roger.UnknownJob):
                 each.load()
+        await eventually(lambda: _buried(witness, setup, len(NAMES)))  # The look has ended.
         with trio.fail_after(20):
             assert await node.replay_buried(setup.partition, "default") == len(NAMES)
-        await eventually(lambda: _buried(node, setup, len(NAMES)))
+        await eventually(lambda: _buried(witness, setup, len(NAMES)))
         assert set(sys.modules) == before
     assert {each.name for each in found} == set(NAMES)
     assert {_kind(each) for each in found} == {"UnknownJob"}
@@ -115,7 +116,7 @@ async def test_arguments_and_payloads_that_other_readers_would_execute_are_data(
     async with serving(setup.config(retry_levels=())) as node:
         witness.publish(work, b"no job")
         witness.publish(work, _wire(note.options.name, {"hub": 1}))
-        await eventually(lambda: _buried(node, setup, 2))
+        await eventually(lambda: _buried(witness, setup, 2))
         await node.purge_buried(setup.partition, "default")
         before = set(sys.modules)
         for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
@@ -123,7 +124,7 @@ async def test_arguments_and_payloads_that_other_readers_would_execute_are_data(
         witness.publish(work, _wire(note.options.name, {"hub": magic}))
         witness.publish(work, _wire(note.options.name, {"hub": hub.name, **magic}))
         witness.publish(work, _wire(note.options.name, {"hub": hub.name, "tag": fits}))
-        await eventually(lambda: _buried(node, setup, pickle.HIGHEST_PROTOCOL + 3))
+        await eventually(lambda: _buried(witness, setup, pickle.HIGHEST_PROTOCOL + 3))
         with trio.fail_after(10):
             await hub.wait("ran", tag=fits)
         assert set(sys.modules) == before
