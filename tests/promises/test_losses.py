@@ -16,6 +16,7 @@ from tests.promises.support import (
     do,
     eventually,
     note,
+    on_durable_brokers,
     program,
     serving,
 )
@@ -41,6 +42,7 @@ async def _buried_ids(client: roger.Client, setup: Setup) -> list[str]:
     return [each.id for each in await client.buried_jobs(setup.partition, "default")]
 
 
+@on_durable_brokers
 async def test_the_job_of_a_killed_node_runs_on_the_one_beside_it(setup: Setup) -> None:
     """SIGKILL in mid-job: the other node, up all the time, takes it, and no attempt is spent."""
     async with roger.connect(setup.config()) as client:
@@ -174,6 +176,7 @@ def _connections_made(client: roger.Client) -> int:
     return int(client._broker._publishing.generation)  # type: ignore[attr-defined]
 
 
+@on_durable_brokers
 async def test_a_retry_survives_a_death_between_its_publish_and_the_settlement(
     setup: Setup,
 ) -> None:
@@ -191,6 +194,7 @@ async def test_a_retry_survives_a_death_between_its_publish_and_the_settlement(
         assert not await _buried_ids(client, setup)
 
 
+@on_durable_brokers
 async def test_a_burial_survives_a_death_between_its_publish_and_the_settlement(
     setup: Setup,
 ) -> None:

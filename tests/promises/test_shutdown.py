@@ -23,14 +23,16 @@ from tests.promises.support import (
     HUBS,
     ROOT,
     Hub,
+    Outsider,
     Program,
     Setup,
-    Witness,
     do,
     eventually,
     hold,
     in_thread,
     note,
+    on_durable_brokers,
+    on_every_broker,
     serving,
 )
 from tests.rabbitmq import free_port
@@ -84,6 +86,7 @@ async def left_in(setup: Setup) -> list[tuple[str, int, int]]:
 # Signals...
 
 
+@on_durable_brokers
 @pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
 async def test_a_signal_lets_running_jobs_finish_and_takes_no_others(
     setup: Setup, number: signal.Signals
@@ -104,6 +107,7 @@ async def test_a_signal_lets_running_jobs_finish_and_takes_no_others(
     assert await left_in(setup) == [("late", 0, 0)]
 
 
+@on_durable_brokers
 async def test_a_job_that_takes_too_long_is_cancelled_and_given_back(setup: Setup) -> None:
     """Its `finally` runs, and it spends no attempt."""
     async with roger.connect(setup.config()) as client, stopping(setup, shutdown_timeout=0.3) as n:
@@ -115,6 +119,7 @@ async def test_a_job_that_takes_too_long_is_cancelled_and_given_back(setup: Setu
     assert await left_in(setup) == [("h", 0, 0)]
 
 
+@on_durable_brokers
 @pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
 async def test_a_second_signal_stops_at_once(setup: Setup, number: signal.Signals) -> None:
     """Whatever time is left: running jobs are cancelled, given back, and spend no attempt."""
@@ -178,14 +183,15 @@ async def when_stopping(
     assert stopped.is_set()
 
 
-async def nothing_on_loan(witness: Witness, setup: Setup) -> bool:
+async def nothing_on_loan(outsider: Outsider, setup: Setup) -> bool:
     """Tell whether the partition's queue is empty, now that nobody has any of it on loan."""
     work, redelivered, _ = setup.names()
-    return witness.count(work) == witness.count(redelivered) == 0
+    return not any([(await outsider.count(each)).messages for each in (work, redelivered)])
 
 
+@on_every_broker
 async def test_cancelling_the_embedding_nursery_is_graceful(
-    setup: Setup, hub: Hub, witness: Witness
+    setup: Setup, hub: Hub, outsider: Outsider
 ) -> None:
     """Jobs finish and are settled, each ran once, and what came meanwhile was not begun."""
     total = 10
@@ -209,12 +215,13 @@ async def test_cancelling_the_embedding_nursery_is_graceful(
         with trio.fail_after(10):
             await hub.wait("ran", tag="late")
         await node.drain()
-    assert await nothing_on_loan(witness, setup)
+    assert await nothing_on_loan(outsider, setup)
     assert (hub.count("began"), hub.count("ran")) == (total, 1)
 
 
+@on_every_broker
 async def test_a_job_that_fails_as_the_node_stops_is_buried_once(
-    setup: Setup, hub: Hub, witness: Witness
+    setup: Setup, hub: Hub, outsider: Outsider
 ) -> None:
     """What follows a job is published and settled during the shutdown, too."""
     total = 5
@@ -234,10 +241,11 @@ async def test_a_job_that_fails_as_the_node_stops_is_buried_once(
             jobs = [do.job(hub.name, str(n)) for n in range(total)]
             await node.enqueue_many(jobs, setup.partition)
             await hub.wait("began", total)
-    assert await nothing_on_loan(witness, setup)
-    assert witness.count(setup.names()[2]) == total
+    assert await nothing_on_loan(outsider, setup)
+    assert (await outsider.count(setup.names()[2])).messages == total
 
 
+@on_every_broker
 async def test_ten_shutdowns_in_a_row_spend_no_attempt_of_a_long_job(
     setup: Setup, hub: Hub
 ) -> None:
@@ -263,6 +271,7 @@ async def test_ten_shutdowns_in_a_row_spend_no_attempt_of_a_long_job(
     assert await left_in(setup) == []
 
 
+@on_every_broker
 @pytest.mark.parametrize("hook", ["before_run", "after_run", "on_error", "on_buried"])
 async def test_a_callback_that_hangs_holds_up_the_end_for_a_while_only(
     setup: Setup, hub: Hub, hook: str, monkeypatch: pytest.MonkeyPatch
@@ -303,6 +312,7 @@ async def test_a_callback_that_hangs_holds_up_the_end_for_a_while_only(
     assert len(buried) == (hook == "on_buried")
 
 
+@on_every_broker
 async def test_a_thread_is_left_behind_and_its_job_given_back(setup: Setup, hub: Hub) -> None:
     """A node does not wait for what it cannot stop longer than for any job."""
     release = hub.extra["release"] = threading.Event()
@@ -319,6 +329,7 @@ async def test_a_thread_is_left_behind_and_its_job_given_back(setup: Setup, hub:
         await hub.wait("ended")
 
 
+@on_every_broker
 async def test_cleanup_gets_its_time_after_the_jobs_time_is_over(setup: Setup, hub: Hub) -> None:
     """A `finally` that needs a moment, and the broker, is not cut off; the job comes back."""
 
