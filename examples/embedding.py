@@ -2,7 +2,7 @@
 
 python examples/embedding.py
 
-It needs a RabbitMQ on this machine; ROGER_BROKER=amqp://… names another one.
+It needs nothing: jobs are in the file roger.db. ROGER_BROKER=amqp://… moves them to a RabbitMQ.
 """
 
 from __future__ import annotations
@@ -31,7 +31,6 @@ class Report(roger.Callbacks):
 
 
 config = roger.Config(
-    broker="amqp://guest:guest@localhost:5672/",
     partitions={"embedding": {"default": 5}},
     callbacks=Report(),
     shutdown_timeout=5,  # seconds that running jobs get when the program ends

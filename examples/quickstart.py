@@ -2,7 +2,7 @@
 
 python examples/quickstart.py
 
-It needs a RabbitMQ on this machine; ROGER_BROKER=amqp://… names another one.
+It needs nothing: jobs are in the file roger.db. ROGER_BROKER=amqp://… moves them to a RabbitMQ.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import trio
 import roger_trio as roger
 
 config = roger.Config(
-    broker="amqp://guest:guest@localhost:5672/",
     partitions={"quickstart": {"default": 10}},  # a partition with a queue of 10 workers
     prefix="example-",  # in front of every name on the broker
 ).with_environment()

@@ -2,7 +2,7 @@
 
 python examples/retries.py
 
-It needs a RabbitMQ on this machine; ROGER_BROKER=amqp://… names another one.
+It needs nothing: jobs are in the file roger.db. ROGER_BROKER=amqp://… moves them to a RabbitMQ.
 """
 
 from __future__ import annotations
@@ -38,7 +38,6 @@ class Report(roger.Callbacks):
 
 
 config = roger.Config(
-    broker="amqp://guest:guest@localhost:5672/",
     partitions={"retries": {"default": 1}},
     callbacks=Report(),
     prefix="example-",

@@ -2,7 +2,7 @@
 
 python examples/typed_arguments.py
 
-It needs a RabbitMQ on this machine; ROGER_BROKER=amqp://… names another one.
+It needs nothing: jobs are in the file roger.db. ROGER_BROKER=amqp://… moves them to a RabbitMQ.
 """
 
 from __future__ import annotations
@@ -53,7 +53,6 @@ class ShipOrder(roger.Job, queue="orders", max_execution_time=60):
 
 shipped = trio.Event()
 config = roger.Config(
-    broker="amqp://guest:guest@localhost:5672/",
     partitions={"shop": {"orders": 2}},
     prefix="example-",
 ).with_environment()

@@ -1,4 +1,4 @@
-"""Background jobs for Trio, on RabbitMQ.
+"""Background jobs for Trio, in a file on one machine or on RabbitMQ.
 
 ::
 
@@ -7,7 +7,7 @@
     @roger.job(retryable=True)
     async def send_mail(to: str) -> None: ...
 
-    config = roger.Config(broker="amqp://localhost", partitions={"myapp": {"default": 10}})
+    config = roger.Config(partitions={"myapp": {"default": 10}})
 """
 
 # General layout, highest first; a module imports only from its own line and from lower ones,

@@ -76,7 +76,7 @@ def _roger(
         ),
     ] = False,
 ) -> None:
-    """Background jobs for Trio, on RabbitMQ: run a node, enqueue jobs, look after queues.
+    """Background jobs for Trio: run a node, enqueue jobs, look after queues.
 
     Exit status: 0 done, 1 refused (one line on stderr says why), 2 wrong usage.
     """

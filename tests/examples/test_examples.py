@@ -27,7 +27,17 @@ def expected_output(source: str) -> str:
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
-def test_example_prints_what_it_says(
+def test_example_prints_what_it_says(example: Path, tmp_path: Path) -> None:
+    """An example, as it is and with nothing but Python, prints its last comment and ends."""
+    source = example.read_text(encoding="utf-8")
+
+    check(run(example, tmp_path), source)
+
+    assert (tmp_path / "roger.db").exists()
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
+def test_example_runs_on_rabbitmq(
     example: Path,
     tmp_path: Path,
     amqp_url: str,
@@ -35,23 +45,29 @@ def test_example_prints_what_it_says(
     created_queues: set[str],
     created_exchanges: set[str],
 ) -> None:
-    """An example, under a prefix of its own, ends by itself and prints its last comment."""
+    """An example, under a prefix of its own, does the same on the broker of ROGER_BROKER."""
     source = example.read_text(encoding="utf-8")
     assert PREFIX in source
     queues = re.findall(r'partitions=\{"(\w+)": \{"(\w+)"', source)
     note_names(prefix, queues, created_queues, created_exchanges)
     copy = tmp_path / example.name
     copy.write_text(source.replace(PREFIX, f'prefix="{prefix}"'), encoding="utf-8")
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(ROOT),
-        "PYTHONIOENCODING": "utf-8",
-        "ROGER_BROKER": hurried(amqp_url),
-    }
 
-    done = subprocess.run(
-        [sys.executable, copy], cwd=tmp_path, env=environment, stdin=subprocess.DEVNULL,
-        capture_output=True, text=True, timeout=60, check=False,
+    check(run(copy, tmp_path, ROGER_BROKER=hurried(amqp_url)), source)
+
+    assert not (tmp_path / "roger.db").exists()
+
+
+def run(program: Path, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run an example to its end."""
+    inherited = {name: value for name, value in os.environ.items() if name != "ROGER_BROKER"}
+    environment = {**inherited, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8", **variables}
+    return subprocess.run(
+        [sys.executable, program], cwd=cwd, env=environment, stdin=subprocess.DEVNULL,
+        capture_output=True, text=True, encoding="utf-8", timeout=60, check=False,
     )  # fmt: skip
 
+
+def check(done: subprocess.CompletedProcess[str], source: str) -> None:
+    """Compare what an example printed with what it says."""
     assert (done.stdout, done.returncode) == (expected_output(source), 0), done.stderr
