@@ -122,6 +122,20 @@ def test_links_of_the_readme_lead_somewhere() -> None:
     assert [link for link in links if not (ROOT / link).exists()] == []
 
 
+def test_the_readme_begins_with_two_commands() -> None:
+    """On a machine with Python and git: first the demo, then the tests, as the noxfile has them."""
+    readme = ROOT / "README.md"
+    commands = "".join(block.text for block in blocks(readme, language="sh"))
+    noxfile = (ROOT / "noxfile.py").read_text(encoding="utf-8")
+
+    sessions = re.findall(r"^nox -s (\w+)$", commands, re.MULTILINE)
+
+    assert sessions == ["demo", "tests"]
+    assert all(f"\ndef {name}(session" in noxfile for name in sessions)
+    assert "The test command is `nox -s tests`" in readme.read_text(encoding="utf-8")
+    assert len(readme.read_text(encoding="utf-8").splitlines()) < 150
+
+
 # Tables
 
 
