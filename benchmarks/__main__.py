@@ -24,8 +24,10 @@ def parser() -> argparse.ArgumentParser:
     """Describe the command line."""
     made = argparse.ArgumentParser(
         prog="python -m benchmarks",
-        description="Measure roger_trio beside plain aiormq on asyncio; see benchmarks/README.md.",
-        epilog=f"benchmarks: {', '.join(each.name for each in ALL)}",
+        description="Measure roger_trio beside plain aiormq on asyncio, and on its embedded brokers"
+        " beside Huey; see benchmarks/README.md.",
+        epilog=f"benchmarks: {', '.join(each.name for each in ALL)}; groups of them: "
+        f"{', '.join(dict.fromkeys(each.group for each in ALL if each.group))}",
     )
     made.add_argument("names", nargs="*", metavar="NAME", help="what to measure; default: all")
     made.add_argument("--quick", action="store_true", help="a hundredth of the work: a smoke test")
@@ -61,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.publish is not None:
         publish(options.publish)
         return 0
-    unknown = set(options.names) - {each.name for each in ALL}
+    unknown = set(options.names) - {name for each in ALL for name in (each.name, each.group)}
     if unknown or options.repeats < 1:
         made.error(f"no such benchmark: {', '.join(unknown)}" if unknown else "--repeats below 1")
     try:
@@ -77,9 +79,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Measure what was asked for."""
-    chosen = [each for each in ALL if not options.names or each.name in options.names]
-    settings = Settings(url=options.amqp, repeats=options.repeats, patience=options.patience)
-    facts = environment.record(settings.url)
+    names = set(options.names)
+    chosen = [each for each in ALL if not names or names & {each.name, each.group}]
+    settings = Settings(
+        url=options.amqp,
+        repeats=options.repeats,
+        patience=options.patience,
+        look=0.1 if options.quick else 1.0,
+    )
+    facts = environment.record(settings.url, {each.broker for each in chosen})
     with Harness(settings, lambda line: print(line, file=sys.stderr, flush=True)) as harness:
         measured = [harness.measure(each.quick() if options.quick else each) for each in chosen]
     return {

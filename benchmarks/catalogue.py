@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, Literal
 
 import attrs
 
@@ -14,7 +14,7 @@ class Target:
     metric: str
     limit: float
     of_ratio: bool = False
-    """Whether it is about roger_trio / aiormq rather than about roger_trio's own figure."""
+    """Whether it is about the ratio to the other side rather than about roger_trio's figure."""
     at_least: bool = False
 
     def is_met(self, value: float) -> bool:
@@ -27,6 +27,11 @@ class Benchmark:
     """One thing to measure, on both sides."""
 
     name: str
+    group: str = ""
+    """Another name that asks for it, and for others."""
+    broker: Literal["rabbitmq", "sqlite", "memory"] = "rabbitmq"
+    baseline: Literal["aiormq", "huey", "fewer", ""] = "aiormq"
+    """The other side: another program, roger_trio with `FEWER` jobs waiting, or nobody."""
     title: str
     task: str
     """The function of the measured programs."""
@@ -41,13 +46,31 @@ class Benchmark:
     """Whether the jobs are in the queue before the run."""
     is_blocked: bool = False
     """Whether the first jobs never end."""
+    waiting: int = 0
+    """On `sqlite`: jobs that wait from the beginning to the end."""
     repeats: int = 100
     """The most repeats that make sense."""
     targets: tuple[Target, ...] = ()
 
     def quick(self) -> Benchmark:
         """Shrink it until its figures mean nothing, but every line has run."""
-        return attrs.evolve(self, count=max(40, self.count // 100), warm_up=self.warm_up // 10)
+        return attrs.evolve(
+            self,
+            count=max(40, self.count // 100),
+            warm_up=self.warm_up // 10,
+            waiting=self.waiting // 100,
+            repeats=1,
+        )
+
+    @property
+    def part(self) -> str:
+        """The part of the README that has its figures."""
+        return "rabbitmq" if self.broker == "rabbitmq" else "embedded"
+
+    @property
+    def jobs(self) -> int:
+        """Jobs in the queue of a benchmark that performs, besides those that wait all the time."""
+        return self.count + self.warm_up + self.margin
 
     @property
     def margin(self) -> int:
@@ -67,6 +90,117 @@ def _perform(concurrency: int, count: int, *targets: Target) -> Benchmark:
         targets=targets,
     )
 
+
+def _at_least(limit: float) -> Target:
+    return Target(metric="per_second", limit=limit, at_least=True)
+
+
+def _ratio_at_least(limit: float) -> Target:
+    return Target(metric="per_second", limit=limit, of_ratio=True, at_least=True)
+
+
+_PERFORM_100: Final = Benchmark(
+    name="perform-100",
+    title="perform a no-op job, concurrency 100",
+    task="perform",
+    count=10_000,
+    warm_up=1000,
+    concurrency=100,
+    is_filled=True,
+    repeats=3,
+)
+
+FEWER: Final = 1000
+"""Jobs waiting on the other side of a backlog."""
+
+_SQLITE: Final = (
+    Benchmark(
+        name="sqlite-enqueue",
+        group="sqlite",
+        broker="sqlite",
+        baseline="huey",
+        title="sqlite: enqueue one by one",
+        task="enqueue",
+        count=2000,
+        warm_up=100,
+        repeats=3,
+        targets=(_ratio_at_least(1),),
+    ),
+    Benchmark(
+        name="sqlite-enqueue-many",
+        group="sqlite",
+        broker="sqlite",
+        baseline="huey",
+        title="sqlite: enqueue_many",
+        task="enqueue_many",
+        count=10_000,
+        warm_up=100,
+        repeats=3,
+        targets=(_at_least(5000), _ratio_at_least(1)),
+    ),
+    attrs.evolve(
+        _PERFORM_100,
+        name="sqlite-perform",
+        group="sqlite",
+        broker="sqlite",
+        baseline="huey",
+        title="sqlite: perform a no-op job, concurrency 100",
+        targets=(_at_least(4000), _ratio_at_least(1)),
+    ),
+)
+
+_MEMORY: Final = (
+    Benchmark(
+        name="memory-broker-enqueue-many",
+        group="memory",
+        broker="memory",
+        baseline="",
+        title="memory: enqueue_many",
+        task="enqueue_many",
+        count=20_000,
+        warm_up=2000,
+        targets=(_at_least(10_000),),
+    ),
+    attrs.evolve(
+        _PERFORM_100,
+        name="memory-broker-perform",
+        group="memory",
+        broker="memory",
+        baseline="",
+        title="memory: perform a no-op job, concurrency 100",
+        count=20_000,
+        repeats=5,
+        targets=(_at_least(10_000),),
+    ),
+)
+
+_BACKLOG: Final = (
+    Benchmark(
+        name="sqlite-backlog-enqueue-many",
+        group="sqlite-backlog",
+        broker="sqlite",
+        baseline="fewer",
+        title="sqlite: enqueue_many",
+        task="enqueue_many",
+        count=20_000,
+        warm_up=1000,
+        waiting=1_000_000,
+        repeats=5,
+        targets=(_ratio_at_least(0.8),),
+    ),
+    attrs.evolve(
+        _PERFORM_100,
+        name="sqlite-backlog-perform",
+        group="sqlite-backlog",
+        broker="sqlite",
+        baseline="fewer",
+        title="sqlite: perform a no-op job, concurrency 100",
+        task="perform_and_look",
+        waiting=1_000_000,
+        repeats=5,
+        targets=(_ratio_at_least(0.8), Target(metric="resident_mib", limit=1.1, of_ratio=True)),
+    ),
+)
 
 ALL: Final = (
     Benchmark(name="enqueue", title="enqueue one by one", task="enqueue", count=2000, warm_up=200),
@@ -135,7 +269,18 @@ ALL: Final = (
         repeats=1,
         targets=(Target(metric="growth_mib", limit=5),),
     ),
+    *_SQLITE,
+    *_MEMORY,
+    *_BACKLOG,
 )
+
+BASELINES: Final = {
+    "aiormq": ("roger_trio", "plain aiormq"),
+    "huey": ("roger_trio", "Huey"),
+    "fewer": ("1,000,000 jobs waiting", "1,000 jobs waiting"),
+    "": ("roger_trio",),
+}
+"""The heads of the columns."""
 
 UNITS: Final = {
     "cpu_us": "CPU µs each",

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import os
 import platform
+import sqlite3
+import statistics
+import tempfile
 import time
+from collections.abc import Collection
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -15,18 +19,43 @@ from yarl import URL
 
 from . import queues
 
-_PACKAGES = ("roger-trio", "trio", "trio-asyncio", "aiormq", "pamqp", "orjson", "attrs")
+_PACKAGES = ("roger-trio", "trio", "trio-asyncio", "aiormq", "pamqp", "orjson", "attrs", "huey")
 _LOCAL = frozenset(("localhost", "127.0.0.1", "::1"))
 
 
-def record(url: str) -> dict[str, Any]:
-    """Record the environment before a run.
+def record(url: str, brokers: Collection[str]) -> dict[str, Any]:
+    """Record the environment before a run, and of the brokers those that are used.
 
     Raises:
         OSError, aiormq.AMQPError: The broker cannot be reached.
     """
-    broker = queues.ask(url, _server_properties)
-    is_local = (URL(url).host or "localhost") in _LOCAL
+    facts = record_machine()
+    if "rabbitmq" in brokers:
+        server = queues.ask(url, _server_properties)
+        is_local = (URL(url).host or "localhost") in _LOCAL
+        facts["broker"] = f"{server['product']} {server['version']} on {server['platform']}"
+        facts["broker_runs_on"] = "the same machine" if is_local else "another machine"
+    if "sqlite" in brokers:
+        facts["sqlite"] = sqlite3.sqlite_version
+        facts["sync_ms"] = round(sync_time() * 1000, 2)
+    return facts
+
+
+def sync_time(count: int = 100) -> float:
+    """Measure what it takes to append 4 KiB to a temporary file and sync it: seconds, median."""
+    times: list[float] = []
+    with tempfile.TemporaryFile() as file:
+        for _ in range(count):
+            began = time.perf_counter()
+            file.write(bytes(4096))
+            file.flush()
+            os.fsync(file.fileno())
+            times.append(time.perf_counter() - began)
+    return statistics.median(times)
+
+
+def record_machine() -> dict[str, Any]:
+    """Record what does not depend on a broker."""
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": f"{platform.python_implementation()} {platform.python_version()}",
@@ -35,8 +64,6 @@ def record(url: str) -> dict[str, Any]:
         "cpu": _cpu_model(),
         "cores": os.cpu_count(),
         "memory_mib": _memory_mib(),
-        "broker": f"{broker.get('product')} {broker.get('version')} on {broker.get('platform')}",
-        "broker_runs_on": "the same machine" if is_local else "another machine",
     }
 
 
@@ -71,8 +98,8 @@ def load() -> float:
     return round(os.getloadavg()[0], 2)
 
 
-def busy_share(seconds: float = 1.0) -> float | None:
-    """Watch for a second, while we do nothing, how busy all processors are; only Linux tells.
+def busy_share(seconds: float) -> float | None:
+    """Watch for some seconds, while we do nothing, how busy all processors are; only Linux tells.
 
     Returns:
         From 0, all idle, to 1, all busy with somebody else's work.

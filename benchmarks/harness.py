@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import json
+import os
 import secrets
+import shutil
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from itertools import count
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Final, Self
 
 import attrs
 
 from . import environment, queues
-from .catalogue import Benchmark
+from .catalogue import FEWER, Benchmark
 from .work import Metrics, Work
 
-SIDES: Final = {"roger": "benchmarks.with_roger", "aiormq": "benchmarks.with_aiormq"}
+PROGRAMS: Final = {
+    "roger": "benchmarks.with_roger",
+    "aiormq": "benchmarks.with_aiormq",
+    "huey": "benchmarks.with_huey",
+    "fewer": "benchmarks.with_roger",
+}
 TIMEOUT: Final = 600.0
 """Seconds that one program may take."""
 QUIET: Final = 0.05
@@ -41,38 +49,57 @@ class Settings:
     repeats: int
     patience: float
     """Seconds to wait for others to be quiet before a benchmark."""
+    look: float = 1.0
+    """Seconds to watch what others do before a benchmark."""
+
+
+@attrs.frozen(kw_only=True)
+class Place:
+    """Where the jobs of one run are."""
+
+    url: str
+    partition: str = "run"
+    queues: list[tuple[str, dict[str, Any]]] = attrs.field(factory=list)
 
 
 class Harness:
-    """Runs benchmarks on one broker; use it as a context manager, which tidies up."""
+    """Runs benchmarks; use it as a context manager, which tidies up."""
 
     def __init__(self, settings: Settings, say: Callable[[str], None]) -> None:
         self._settings = settings
         self._say = say
         self._prefix = f"bench{secrets.token_hex(3)}-"
         self._numbers = count()
+        self._stack = ExitStack()
+        self._is_rabbitmq_prepared = False
+        self._backlogs: dict[int, Path] = {}
 
     def __enter__(self) -> Self:
-        work = self._work("prepare", count=1)
-        try:
-            self._run("roger", work)
-        finally:
-            self._delete(work)
         return self
 
     def __exit__(self, *_exc: object) -> None:
-        queues.delete_shared(self._settings.url, self._prefix)
+        self._stack.close()
+
+    def _prepare_rabbitmq(self) -> None:
+        if self._is_rabbitmq_prepared:
+            return
+        self._is_rabbitmq_prepared = True
+        self._stack.callback(queues.delete_shared, self._settings.url, self._prefix)
+        with self._rabbitmq() as place:
+            self._run("roger", self._work(place, "prepare", count=1))
 
     def measure(self, benchmark: Benchmark) -> dict[str, Any]:
         """Measure one benchmark: every repeat runs both sides, in alternating order."""
         repeats = min(self._settings.repeats, benchmark.repeats)
         quiet = self._wait_quiet()
         load = environment.load()
-        runs: dict[str, list[Metrics]] = {side: [] for side in SIDES}
+        if benchmark.broker == "rabbitmq":
+            self._prepare_rabbitmq()
+        sides = ["roger", benchmark.baseline] if benchmark.baseline else ["roger"]
+        runs: dict[str, list[Metrics]] = {side: [] for side in sides}
         for repeat in range(repeats):
             self._say(f"{benchmark.name}: {repeat + 1} of {repeats}")
-            order = list(SIDES) if repeat % 2 == 0 else list(reversed(SIDES))
-            for side in order:
+            for side in sides if repeat % 2 == 0 else reversed(sides):
                 runs[side].append(self._run_once(side, benchmark))
         return {
             "name": benchmark.name,
@@ -89,52 +116,87 @@ class Harness:
 
     def _wait_quiet(self) -> float | None:
         """Wait until others leave the processors alone, or patience ends."""
-        share = environment.busy_share()
+        share = environment.busy_share(self._settings.look)
         waited = 0.0
         while share is not None and share > QUIET and waited < self._settings.patience:
             if not waited:
                 self._say(f"others use {share:.0%} of the processors; waiting")
-            waited += 1
-            share = environment.busy_share()
+            waited += self._settings.look
+            share = environment.busy_share(self._settings.look)
         return share
 
     # One run...
 
     def _run_once(self, side: str, benchmark: Benchmark) -> Metrics:
-        work = self._work(
-            benchmark.task,
-            count=benchmark.count,
-            warm_up=benchmark.warm_up,
-            concurrency=benchmark.concurrency,
-        )
-        try:
-            if benchmark.is_filled:
-                self._fill(work, benchmark)
+        with self._place(side, benchmark) as place:
+            work = self._work(
+                place,
+                benchmark.task,
+                count=benchmark.count,
+                warm_up=benchmark.warm_up,
+                concurrency=benchmark.concurrency,
+            )
+            if benchmark.is_filled and benchmark.broker == "memory":
+                work = _changed(work, own_jobs=benchmark.jobs)
+            elif benchmark.is_filled:
+                self._fill(side, work, benchmark)
             return self._run(side, work, benchmark.companion)
-        finally:
-            self._delete(work)
 
-    def _fill(self, work: Work, benchmark: Benchmark) -> None:
+    def _fill(self, side: str, work: Work, benchmark: Benchmark) -> None:
         blocked = benchmark.concurrency if benchmark.is_blocked else 0
-        jobs = work.count + work.warm_up + benchmark.margin
-        # Both sides find the same messages.
-        self._run("roger", _changed(work, task="fill", count=jobs, blocked=blocked))
+        # On RabbitMQ both sides find the same messages.
+        filler = "huey" if side == "huey" else "roger"
+        self._run(filler, _changed(work, task="fill", count=benchmark.jobs, blocked=blocked))
 
-    def _work(self, task: str, *, count: int, warm_up: int = 0, concurrency: int = 10) -> Work:
-        partition = f"run{next(self._numbers)}"
+    def _work(
+        self, place: Place, task: str, *, count: int, warm_up: int = 0, concurrency: int = 10
+    ) -> Work:
         return Work(
             task=task,
-            url=self._settings.url,
+            url=place.url,
             prefix=self._prefix,
-            partition=partition,
-            queues=queues.declarations(self._prefix, partition),
+            partition=place.partition,
+            queues=place.queues,
             count=count,
             warm_up=warm_up,
             concurrency=concurrency,
         )
 
-    def _delete(self, work: Work) -> None:
-        queues.delete(self._settings.url, [name for name, _ in work.queues])
+    # Places...
+
+    def _place(self, side: str, benchmark: Benchmark) -> AbstractContextManager[Place]:
+        if benchmark.broker == "rabbitmq":
+            return self._rabbitmq()
+        if benchmark.broker == "memory":
+            return nullcontext(Place(url="memory:"))
+        return self._sqlite(FEWER if side == "fewer" else benchmark.waiting)
+
+    @contextmanager
+    def _rabbitmq(self) -> Iterator[Place]:
+        partition = f"run{next(self._numbers)}"
+        declared = queues.declarations(self._prefix, partition)
+        try:
+            yield Place(url=self._settings.url, partition=partition, queues=declared)
+        finally:
+            queues.delete(self._settings.url, [name for name, _ in declared])
+
+    @contextmanager
+    def _sqlite(self, waiting: int) -> Iterator[Place]:
+        with TemporaryDirectory(prefix="bench") as folder:
+            if waiting:
+                shutil.copytree(self._backlog(waiting), folder, dirs_exist_ok=True)
+                os.sync()  # or the next sync of the database writes the copy too
+            yield Place(url=f"sqlite:{folder}/jobs.db")
+
+    def _backlog(self, waiting: int) -> Path:
+        """Make a folder with a database where so many jobs wait, once."""
+        if waiting not in self._backlogs:
+            self._say(f"filling a database with {waiting:,} jobs")
+            folder = self._stack.enter_context(TemporaryDirectory(prefix="bench"))
+            place = Place(url=f"sqlite:{folder}/jobs.db")
+            self._run("roger", self._work(place, "fill", count=waiting))
+            self._backlogs[waiting] = Path(folder)
+        return self._backlogs[waiting]
 
     def _run(self, side: str, work: Work, companion: str = "") -> Metrics:
         with ExitStack() as stack:
@@ -154,9 +216,9 @@ class _Program:
     """One measured program in a process of its own."""
 
     def __init__(self, side: str, work: Work) -> None:
-        self._name = f"{SIDES[side]} {work.task}"
+        self._name = f"{PROGRAMS[side]} {work.task}"
         self._process = subprocess.Popen(
-            [sys.executable, "-m", SIDES[side]],
+            [sys.executable, "-m", PROGRAMS[side]],
             cwd=_ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -202,10 +264,10 @@ def summarise(runs: dict[str, list[Metrics]]) -> dict[str, dict[str, Summary]]:
     """Sum up each metric of each side, and the ratio of what was measured side by side."""
     summaries: dict[str, dict[str, Summary]] = {}
     for metric in runs["roger"][0]:
-        roger, plain = ([run[metric] for run in runs[side]] for side in SIDES)
-        summaries[metric] = {"roger": summary(roger), "aiormq": summary(plain)}
-        if not metric.startswith("growth"):
-            pairs = zip(roger, plain, strict=True)
+        sides = {side: [run[metric] for run in several] for side, several in runs.items()}
+        summaries[metric] = {side: summary(values) for side, values in sides.items()}
+        if len(sides) > 1 and not metric.startswith("growth"):
+            pairs = zip(*sides.values(), strict=True)
             summaries[metric]["ratio"] = summary([ours / theirs for ours, theirs in pairs])
     return summaries
 

@@ -8,49 +8,80 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from .catalogue import ALL, UNITS, WALL_CLOCK, Target
+from .catalogue import ALL, BASELINES, UNITS, WALL_CLOCK, Target
 from .harness import QUIET, Summary
 
 README: Final = Path(__file__).parent / "README.md"
-FIGURES: Final = re.compile(r"<!-- figures: (\S+) -->\n(.*?)\n<!-- end -->", re.DOTALL)
-"""The part of the README that `publish` writes: the file's name, and its tables."""
+FIGURES: Final = re.compile(r"<!-- figures of (\w+): (\S+) -->\n(.*?)\n<!-- end -->", re.DOTALL)
+"""A part of the README that `publish` writes: its name, the file's name, and its tables."""
 
 _NAMES = {each.name: each for each in ALL}
+_TO = {"aiormq": "", "huey": " to Huey", "fewer": " to 1,000 waiting"}
+"""What a ratio is to."""
 
 
 def render(results: dict[str, Any]) -> str:
     """Write results as Markdown: environment, figures, targets."""
     parts = (_environment(results), _figures(results), _targets(results))
-    return "\n\n".join("\n".join(lines) for lines in parts)
+    return "\n\n".join("\n".join(lines).strip() for lines in parts)
 
 
 def publish(file: Path) -> None:
-    """Put the figures of a file in ``results/`` into the README."""
-    tables = render(json.loads(file.read_text()))
-    part = f"<!-- figures: results/{file.name} -->\n\n{tables}\n\n<!-- end -->"
-    README.write_text(FIGURES.sub(lambda _: part, README.read_text()))
+    """Put the figures of a file in ``results/`` into those parts of the README it is about."""
+    results = json.loads(file.read_text())
+
+    def renew(found: re.Match[str]) -> str:
+        part = found[1]
+        chosen = of_part(results, part)
+        if not chosen["benchmarks"]:
+            return found[0]
+        return (
+            f"<!-- figures of {part}: results/{file.name} -->\n\n{render(chosen)}\n\n<!-- end -->"
+        )
+
+    README.write_text(FIGURES.sub(renew, README.read_text()))
+
+
+def of_part(results: dict[str, Any], part: str) -> dict[str, Any]:
+    """Leave of results what belongs into a part of the README."""
+    benchmarks = [each for each in results["benchmarks"] if _NAMES[each["name"]].part == part]
+    return {**results, "benchmarks": benchmarks}
 
 
 def _environment(results: dict[str, Any]) -> Iterator[str]:
     facts = results["environment"]
     packages = ", ".join(f"{name} {number}" for name, number in facts["packages"].items())
     memory = f"{facts['memory_mib'] / 1024:.1f} GiB"
-    yield f"- {facts['date']}, {results['repeats']} repeats"
+    yield f"- {facts['date']}, up to {results['repeats']} repeats"
     yield f"- {facts['python']}; {packages}"
     yield f"- {facts['cpu']}, {facts['cores']} cores, {memory}; {facts['system']}"
-    yield f"- {facts['broker']}, on {facts['broker_runs_on']}"
+    brokers = {_NAMES[each["name"]].broker for each in results["benchmarks"]}
+    if "rabbitmq" in brokers:
+        yield f"- {facts['broker']}, on {facts['broker_runs_on']}"
+    if "sqlite" in brokers:
+        yield f"- SQLite {facts['sqlite']}; to write 4 KiB and sync it takes {facts['sync_ms']} ms"
 
 
 def _figures(results: dict[str, Any]) -> Iterator[str]:
-    yield "| what | unit | roger_trio | plain aiormq | ratio | others busy, load |"
-    yield "|---|---|---|---|---|---|"
-    for each in results["benchmarks"]:
+    for baseline in BASELINES:
+        chosen = [x for x in results["benchmarks"] if _NAMES[x["name"]].baseline == baseline]
+        if chosen:
+            yield from _table(chosen, baseline)
+            yield ""
+
+
+def _table(benchmarks: list[dict[str, Any]], baseline: str) -> Iterator[str]:
+    ratio = ("ratio",) if baseline else ()
+    heads = ("what", "unit", *BASELINES[baseline], *ratio, "others busy, load")
+    yield f"| {' | '.join(heads)} |"
+    yield "|---" * len(heads) + "|"
+    for each in benchmarks:
         for metric, sides in each["metrics"].items():
             digits = 0 if metric == "per_second" else 1 if "ms" not in metric else 2
-            ours, plain = (_spread(sides[side], digits) for side in ("roger", "aiormq"))
-            ratio = _spread(sides["ratio"], 2) if "ratio" in sides else ""
-            cells = (each["title"], UNITS[metric], ours, plain, ratio, _load(each))
-            yield f"| {' | '.join(cells)} |"
+            figures = [_spread(sides[side], digits) for side in ("roger", baseline) if side]
+            if baseline:
+                figures.append(_spread(sides["ratio"], 2) if "ratio" in sides else "")
+            yield f"| {' | '.join((each['title'], UNITS[metric], *figures, _load(each)))} |"
 
 
 def _spread(summary: Summary, digits: int) -> str:
@@ -76,7 +107,8 @@ def _target(benchmark: dict[str, Any], target: Target) -> str:
     side = "ratio" if target.of_ratio else "roger"
     value = benchmark["metrics"][target.metric][side]["median"]
     sign = "≥" if target.at_least else "≤"
-    what = f"{benchmark['title']}: {UNITS[target.metric]}{', ratio' if target.of_ratio else ''}"
+    ratio = f", ratio{_TO[_NAMES[benchmark['name']].baseline]}" if target.of_ratio else ""
+    what = f"{benchmark['title']}: {UNITS[target.metric]}{ratio}"
     verdict = "met" if target.is_met(value) else "**missed**"
     busy = benchmark["others_busy_before"] or 0.0
     if target.metric in WALL_CLOCK and busy > QUIET:

@@ -20,9 +20,11 @@ FILL_BATCH = 5000
 
 
 def config(work: Work) -> roger.Config:
-    """Configure a client or node; a new queue need not be crash-safe here."""
-    amqp = attrs.evolve(roger.AmqpConfig.from_url(work.url), queue_settle_time=0)
-    return roger.Config(broker=amqp, prefix=work.prefix, shutdown_timeout=0.0)
+    """Configure a client or node; a new queue of RabbitMQ need not be crash-safe here."""
+    broker: roger.AmqpConfig | str = work.url
+    if work.url.startswith("amqp"):
+        broker = attrs.evolve(roger.AmqpConfig.from_url(work.url), queue_settle_time=0)
+    return roger.Config(broker=broker, prefix=work.prefix, shutdown_timeout=0.0)
 
 
 @asynccontextmanager
@@ -100,6 +102,12 @@ async def perform(work: Work) -> Metrics:
     return meter.metrics()
 
 
+async def perform_and_look(work: Work) -> Metrics:
+    """Perform as before; then look at the memory of the node."""
+    metrics = await perform(work)
+    return {**metrics, "resident_mib": resident_mib()}
+
+
 async def memory_passing(work: Work) -> Metrics:
     """Watch the memory of a node while jobs pass."""
     growth = Growth(work)
@@ -116,6 +124,7 @@ async def _pass(work: Work, tick: Callable[[], bool]) -> None:
 
     hooks.on_noop = on_noop
     async with node(work) as running:
+        await running.enqueue_many(make_noops(work.own_jobs), work.partition)
         await running.start_partition(work.partition, queues(work))
         await done.wait()
 
@@ -206,8 +215,8 @@ async def memory_waiting(work: Work) -> Metrics:
 TASKS = {
     each.__name__: each
     for each in (
-        prepare, fill, enqueue, enqueue_many, perform, latency, latency_node, latency_client,
-        memory_idle, memory_waiting, memory_passing,
+        prepare, fill, enqueue, enqueue_many, perform, perform_and_look, latency, latency_node,
+        latency_client, memory_idle, memory_waiting, memory_passing,
     )
 }  # fmt: skip
 

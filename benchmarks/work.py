@@ -30,8 +30,8 @@ class Work:
     prefix: str
     partition: str
     queues: list[tuple[str, dict[str, Any]]]
-    """The broker queues of the partition's only queue and how they are declared; the jobs are in
-    the last one."""
+    """On RabbitMQ: the broker queues of the partition's only queue and how they are declared; the
+    jobs are in the last one."""
     count: int
     """Operations to measure."""
     warm_up: int
@@ -39,6 +39,8 @@ class Work:
     concurrency: int = 10
     blocked: int = 0
     """When filling a queue: how many of the first jobs never end."""
+    own_jobs: int = 0
+    """Jobs that the program itself enqueues before it performs: in memory nobody else can."""
 
     @property
     def queue(self) -> str:

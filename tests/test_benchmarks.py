@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,6 +32,37 @@ def test_quick_run_measures_both_sides(amqp_url: str, tmp_path: Path) -> None:
             for side in ("roger", "aiormq", "ratio"):
                 assert benchmark["metrics"][metric][side]["median"] > 0
     assert "| enqueue_many, pipelined | CPU µs each |" in done.stdout
+
+
+def test_quick_run_of_embedded_brokers_needs_no_server(tmp_path: Path) -> None:
+    """What has no other program beside it is measured without a RabbitMQ: memory, and a backlog."""
+    names = ("memory-broker-perform", "sqlite-backlog-perform")
+    results = run_embedded(tmp_path / "figures.json", *names)
+    sides = [list(each["runs"]) for each in results["benchmarks"]]
+    assert sides == [["roger"], ["roger", "fewer"]]
+
+
+def test_quick_run_measures_huey_too(tmp_path: Path) -> None:
+    """SQLite is measured beside Huey, where the dependency group of the benchmarks is installed."""
+    pytest.importorskip("huey", reason="it comes with the dependency group `bench`")
+    results = run_embedded(tmp_path / "figures.json", "sqlite-enqueue-many", "sqlite-perform")
+    assert [list(each["runs"]) for each in results["benchmarks"]] == [["roger", "huey"]] * 2
+
+
+def run_embedded(file: Path, *names: str) -> dict[str, Any]:
+    """Measure quickly, with a RabbitMQ that is not there; return the figures."""
+    arguments = [*names, "--quick", f"--json={file}", "--amqp=amqp://localhost:1/"]
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks", *arguments],
+        cwd=FOLDER.parent, capture_output=True, text=True, timeout=90, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    results: dict[str, Any] = json.loads(file.read_text())
+    for benchmark in results["benchmarks"]:
+        for summaries in benchmark["metrics"].values():
+            assert all(each["median"] > 0 for each in summaries.values())
+    assert "| sqlite: perform" in done.stdout
+    return results
 
 
 def test_unknown_name_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
@@ -64,11 +96,30 @@ def test_ratio_is_of_runs_side_by_side() -> None:
     assert summarise(runs)["cpu_us"]["ratio"] == {"median": 0.5, "min": 0.5, "max": 1, "iqr": 0.25}
 
 
-def test_readme_shows_the_figures_of_its_file() -> None:
-    """The table in the README is what the command makes of the file the README names."""
-    readme = report.README.read_text()
-    shown = report.FIGURES.search(readme)
-    assert shown is not None
-    results = json.loads((FOLDER / shown[1]).read_text())
-    assert shown[2].strip() == report.render(results)
+def test_one_side_alone_has_no_ratio() -> None:
+    """What is measured alone is summed up without a ratio."""
+    assert list(summarise({"roger": [{"cpu_us": 10.0}]})["cpu_us"]) == ["roger"]
+
+
+@pytest.mark.parametrize("part", ["rabbitmq", "embedded"])
+def test_readme_shows_the_figures_of_its_file(part: str) -> None:
+    """The tables in a part of the README are what the command makes of the file it names."""
+    parts = {found[1]: found for found in report.FIGURES.finditer(report.README.read_text())}
+    results = json.loads((FOLDER / parts[part][2]).read_text())
+    assert parts[part][3].strip() == report.render(report.of_part(results, part))
     assert not results["quick"]
+
+
+def test_publishing_leaves_other_parts_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Figures of the embedded brokers replace their own part of the README and no other."""
+    readme = tmp_path / "README.md"
+    old = report.README.read_text()
+    readme.write_text(old)
+    monkeypatch.setattr(report, "README", readme)
+    parts = {found[1]: found for found in report.FIGURES.finditer(old)}
+    file = tmp_path / "newer.json"
+    file.write_bytes((FOLDER / parts["embedded"][2]).read_bytes())
+    report.publish(file)
+    assert readme.read_text() == old.replace(parts["embedded"][2], "results/newer.json")
