@@ -221,7 +221,9 @@ async def test_stopping_gives_jobs_their_time(autojump_clock: Clock) -> None:
     assert len(broker.queues["myapp-b"]) == 1
 
 
-async def test_stopping_cancels_and_gives_back_what_takes_too_long(autojump_clock: Clock) -> None:
+async def test_stopping_cancels_and_gives_back_what_takes_too_long(
+    autojump_clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
     """All of its queues share one time; the cleanup of cancelled jobs gets its own."""
     broker = PartitionBroker()
     sent = broker.send_to("a", 2, seconds=1e6, clean_up=CLEAN_UP_TIMEOUT - 1)
@@ -233,6 +235,7 @@ async def test_stopping_cancels_and_gives_back_what_takes_too_long(autojump_cloc
     assert took == pytest.approx(TIMEOUT + CLEAN_UP_TIMEOUT - 1, abs=0.5)
     assert sorted(cancelled) == ["a", "a", "b", "b"]
     assert sorted(broker.given_back) == sent
+    assert "left behind" not in caplog.text
     assert broker.acked == []
 
 

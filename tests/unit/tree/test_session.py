@@ -94,6 +94,10 @@ class CountingSession(Session):
         self.started += 1
         await super()._work(intake)
 
+    def staff_up(self) -> None:
+        assert self.started < 1000, "it hires without end"
+        super().staff_up()
+
 
 @attrs.define
 class Line:
