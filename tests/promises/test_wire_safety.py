@@ -11,7 +11,15 @@ import pytest
 import trio
 
 import roger_trio as roger
-from tests.promises.support import Hub, Setup, Witness, eventually, note, serving
+from tests.promises.support import (
+    Hub,
+    Outsider,
+    Setup,
+    eventually,
+    note,
+    on_every_broker,
+    serving,
+)
 
 TRAP = "roger_trap_for_imports"
 NAMES = (
@@ -50,8 +58,8 @@ def _kind(envelope: roger.Envelope) -> str:
     return envelope.error.type.rpartition(":")[2]
 
 
-async def _buried(witness: Witness, setup: Setup, count: int) -> bool:
-    return witness.count(setup.names()[2]) == count
+async def _buried(outsider: Outsider, setup: Setup, count: int) -> bool:
+    return (await outsider.count(setup.names()[2])).messages == count
 
 
 @pytest.fixture
@@ -64,27 +72,29 @@ def trap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> trio.Path:
     return trio.Path(sprung)
 
 
+@on_every_broker
 async def test_names_from_the_wire_import_nothing_and_end_as_unknown(
-    setup: Setup, witness: Witness, trap: trio.Path
+    setup: Setup, outsider: Outsider, trap: trio.Path
 ) -> None:
     """Names of modules, paths and code are looked up, not found, retried, buried, and replayed."""
     work, _, _ = setup.names()
     async with serving(setup.config(retry_levels=(0,))) as node:
-        witness.publish(work, _wire("nobody:knows"))  # What a burial itself needs is imported now.
-        await eventually(lambda: _buried(witness, setup, 1))
+        # What a burial itself needs is imported now.
+        await outsider.publish(work, _wire("nobody:knows"))
+        await eventually(lambda: _buried(outsider, setup, 1))
         await node.purge_buried(setup.partition, "default")
         before = set(sys.modules)
         for name in NAMES:
-            witness.publish(work, _wire(name))
-        await eventually(lambda: _buried(witness, setup, len(NAMES)))
+            await outsider.publish(work, _wire(name))
+        await eventually(lambda: _buried(outsider, setup, len(NAMES)))
         found = await node.buried_jobs(setup.partition, "default")
         for each in found:
             with pytest.raises(roger.UnknownJob):
                 each.load()
-        await eventually(lambda: _buried(witness, setup, len(NAMES)))  # The look has ended.
+        await eventually(lambda: _buried(outsider, setup, len(NAMES)))  # The look has ended.
         with trio.fail_after(20):
             assert await node.replay_buried(setup.partition, "default") == len(NAMES)
-        await eventually(lambda: _buried(witness, setup, len(NAMES)))
+        await eventually(lambda: _buried(outsider, setup, len(NAMES)))
         assert set(sys.modules) == before
     assert {each.name for each in found} == set(NAMES)
     assert {_kind(each) for each in found} == {"UnknownJob"}
@@ -100,8 +110,9 @@ class Explosive:
         return __import__, (TRAP,)
 
 
+@on_every_broker
 async def test_arguments_and_payloads_that_other_readers_would_execute_are_data(
-    setup: Setup, hub: Hub, witness: Witness, trap: trio.Path
+    setup: Setup, hub: Hub, outsider: Outsider, trap: trio.Path
 ) -> None:
     """A pickle is no job, and objects with the magic words of other formats do not fit."""
     work, _, _ = setup.names()
@@ -114,17 +125,17 @@ async def test_arguments_and_payloads_that_other_readers_would_execute_are_data(
     }
     fits = f"!!python/object/apply:{TRAP}.run []"
     async with serving(setup.config(retry_levels=())) as node:
-        witness.publish(work, b"no job")
-        witness.publish(work, _wire(note.options.name, {"hub": 1}))
-        await eventually(lambda: _buried(witness, setup, 2))
+        await outsider.publish(work, b"no job")
+        await outsider.publish(work, _wire(note.options.name, {"hub": 1}))
+        await eventually(lambda: _buried(outsider, setup, 2))
         await node.purge_buried(setup.partition, "default")
         before = set(sys.modules)
         for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
-            witness.publish(work, pickle.dumps(Explosive(), protocol))
-        witness.publish(work, _wire(note.options.name, {"hub": magic}))
-        witness.publish(work, _wire(note.options.name, {"hub": hub.name, **magic}))
-        witness.publish(work, _wire(note.options.name, {"hub": hub.name, "tag": fits}))
-        await eventually(lambda: _buried(witness, setup, pickle.HIGHEST_PROTOCOL + 3))
+            await outsider.publish(work, pickle.dumps(Explosive(), protocol))
+        await outsider.publish(work, _wire(note.options.name, {"hub": magic}))
+        await outsider.publish(work, _wire(note.options.name, {"hub": hub.name, **magic}))
+        await outsider.publish(work, _wire(note.options.name, {"hub": hub.name, "tag": fits}))
+        await eventually(lambda: _buried(outsider, setup, pickle.HIGHEST_PROTOCOL + 3))
         with trio.fail_after(10):
             await hub.wait("ran", tag=fits)
         assert set(sys.modules) == before
