@@ -28,7 +28,7 @@ napoleon_numpy_docstring = False
 maximum_signature_line_length = 88
 
 # A build needs no network, so names of other projects are not linked. Neither are those that only
-# signatures mention: type variables, and the brokers of a later version.
+# signatures mention: type variables, and what texts like "sqlite:PATH" become.
 nitpick_ignore_regex = [
     (r"py:.*", r"(collections|contextlib|datetime|logging|os|pathlib|ssl|trio|typing)(\..+)?"),
     (r"py:class", r"P|roger_trio\._jobs\.function\.R"),
