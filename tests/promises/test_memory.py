@@ -12,7 +12,8 @@ import pytest
 import trio
 
 import roger_trio as roger
-from tests.promises.support import ROOT, Program, Setup
+from tests.apps.node import broker_of
+from tests.promises.support import ROOT, Program, Setup, on_durable_brokers
 
 WARM_UP, DONE, WAITING = 5_000, 20_000, 50_000
 MOST_GROWTH = 10.0
@@ -49,7 +50,7 @@ def resident() -> float:
 
 async def serve_until_enough(options: dict[str, Any]) -> None:
     """Run a node until it has done all jobs that are counted, and then let it wait."""
-    broker = roger.AmqpConfig.from_url(f"{options.pop('broker')}?queue_settle_time=0")
+    broker = broker_of(options.pop("broker"), 0)
     count = Count()
     config = roger.Config(broker=broker, callbacks=count, **options)
     async with trio.open_nursery() as nursery:
@@ -59,6 +60,7 @@ async def serve_until_enough(options: dict[str, Any]) -> None:
         await trio.sleep_forever()
 
 
+@on_durable_brokers
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/status")
 async def test_neither_a_backlog_nor_jobs_done_make_a_node_grow(setup: Setup) -> None:
     """20,000 jobs done with 50,000 waiting: the peak grows by less than 10 MiB after a warm-up."""
