@@ -123,7 +123,7 @@ _SQLITE: Final = (
         task="enqueue",
         count=2000,
         warm_up=100,
-        repeats=3,
+        repeats=5,
         targets=(_ratio_at_least(1),),
     ),
     Benchmark(
