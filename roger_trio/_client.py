@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Collection, Generator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Generator, Iterable, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime
 from typing import Final
@@ -36,8 +36,9 @@ from ._topology import QueueNames
 
 _CHUNK: Final = 5000
 """Jobs of one `enqueue_many` that have to be confirmed within one `enqueue_timeout`."""
-_BATCH: Final = 500
+_BATCH: Final = 100
 """Buried jobs replayed at a time."""
+_ALL: Final = 2**31 - 1
 _PAUSE_EVERY: Final = 250
 """Jobs encoded before other tasks get their turn."""
 
@@ -133,6 +134,7 @@ class Client:
         messages: list[tuple[str, Message]] = []
         for job in jobs:
             envelope = make_envelope(job, partition, queue, None)
+            self._names(partition, envelope.queue)
             envelopes.append(envelope)
             messages.append((envelope.queue, Message(wire.dump(envelope), envelope.id)))
             if len(envelopes) % _PAUSE_EVERY == 0:
@@ -237,38 +239,40 @@ class Client:
         """
         names = self._names(partition, queue)
         with self._looking(partition, queue):
-            left = (await self._broker.count(names.buried)).messages
+            await self._broker.count(names.buried)  # Refuses a queue that is not there.
             await self._broker.declare(names.specs())
         if ids is not None:
+            wanted = frozenset(ids)
             with self._looking(partition, queue):
-                return await self._replay_batch(names, partition, queue, left, frozenset(ids))
-        replayed = 0
-        while left > 0:
+                moved = await self._replay(names, partition, queue, _ALL, wanted.__contains__)
+            return len(moved)
+        # A job that fails at once is buried again behind those that are still to be replayed.
+        replayed: set[str] = set()
+        while True:
             with self._looking(partition, queue):
-                moved = await self._replay_batch(names, partition, queue, min(left, _BATCH), None)
-            replayed += moved
-            left = left - moved if moved else 0
-        return replayed
+                moved = await self._replay(
+                    names, partition, queue, _BATCH, lambda id: id not in replayed
+                )
+            replayed.update(moved)
+            if len(moved) < _BATCH:
+                return len(replayed)
 
-    async def _replay_batch(
+    async def _replay(
         self,
         names: QueueNames,
         partition: str,
         queue: str,
         limit: int,
-        ids: frozenset[str] | None,
-    ) -> int:
+        is_wanted: Callable[[str], bool],
+    ) -> list[str]:
+        """Replay those of the oldest buried jobs that are wanted; return their ids."""
         async with self._broker.browse(names.buried, limit) as deliveries:
-            chosen = [
-                (each, message)
-                for each in deliveries
-                for message in [fresh(each, partition, queue)]
-                if ids is None or message.message_id in ids
-            ]
+            messages = [(each, fresh(each, partition, queue)) for each in deliveries]
+            chosen = [pair for pair in messages if is_wanted(pair[1].message_id)]
             await self._broker.publish_many(names.work, [message for _, message in chosen])
             for delivery, _ in chosen:
                 delivery.ack()
-        return len(chosen)
+        return [message.message_id for _, message in chosen]
 
     async def purge(self, partition: str, queue: str) -> int:
         """Delete all jobs that wait in a queue; return how many.

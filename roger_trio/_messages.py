@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from datetime import UTC, datetime
 from functools import lru_cache
 
@@ -90,13 +89,16 @@ def seconds_to_wait(delay: float | None, at: datetime | None) -> float:
             raise InvalidJob("at: expected no `at` beside `delay`: give one of them")
         if not isinstance(at, datetime) or at.utcoffset() is None:
             raise InvalidJob(f"at: expected an aware datetime, got {at!r}")
-        delay = max(0.0, (at - datetime.now(UTC)).total_seconds())
+        seconds = (at - datetime.now(UTC)).total_seconds()
+        if seconds > MAX_DELAY:
+            raise InvalidJob(f"at: expected a time within {MAX_DELAY:g} s from now, got {at}")
+        return max(0.0, seconds)
     if delay is None:
         return 0.0
     if (
         isinstance(delay, bool)
         or not isinstance(delay, int | float)
-        or not (math.isfinite(delay) and 0 <= delay <= MAX_DELAY)
+        or not 0 <= delay <= MAX_DELAY  # also not a number, and infinite
     ):
         raise InvalidJob(f"delay: expected seconds from 0 to {MAX_DELAY}, got {delay!r}")
     return float(delay)

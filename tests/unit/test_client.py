@@ -487,3 +487,29 @@ async def test_a_limit_that_shows_nothing(setup: Setup, limit: int) -> None:
             await client.enqueue(say.job(), setup.partition)
             assert await client.queued_jobs(setup.partition, "default", limit) == []
             assert await client.buried_jobs(setup.partition, "default", limit) == []
+
+
+async def test_enqueue_many_refuses_bad_queues_before_any_job_is_enqueued(setup: Setup) -> None:
+    """Also the name of the last job's queue is checked before the first job is published."""
+    async with roger.connect(setup.config()) as client:
+        with trio.fail_after(20):
+            for what, bad in BAD_QUEUES.items():
+                with pytest.raises(roger.ConfigError, match="queue: expected a queue name"):
+                    await client.enqueue_many([say.job()], setup.partition, queue=bad)
+                with pytest.raises(roger.ConfigError, match="queue: expected a queue name"):
+                    await client.enqueue_many([say.job(), Anywhere(what)], setup.partition)
+        await Untouched(client, setup.partition).check()
+
+
+async def test_numbers_beyond_floats_are_refused_as_delays(setup: Setup) -> None:
+    """Python's whole numbers have no end."""
+    async with roger.connect(setup.config()) as client:
+        with pytest.raises(roger.InvalidJob, match="delay: expected seconds"):
+            await client.enqueue(say.job(), setup.partition, delay=10**400)
+
+
+async def test_an_at_too_late_names_at(setup: Setup) -> None:
+    """The message names what was given."""
+    async with roger.connect(setup.config()) as client:
+        with pytest.raises(roger.InvalidJob, match="at: expected"):
+            await client.enqueue(say.job(), setup.partition, at=datetime.max.replace(tzinfo=UTC))

@@ -20,9 +20,9 @@ class Memory:
 
     def __init__(self) -> None:
         self._connection: sqlite3.Connection = open_memory()
-        self.engine = MemoryEngine(self._connection)
+        self.engine: MemoryEngine = MemoryEngine(self._connection)
         self.present: dict[str, Callable[[], None]] = {}
-        self.changed = trio.lowlevel.ParkingLot()
+        self.changed: trio.lowlevel.ParkingLot = trio.lowlevel.ParkingLot()
         """Whoever waits here wakes after each transaction."""
 
     def __del__(self) -> None:

@@ -7,6 +7,7 @@ of memory or disk; acknowledgements must still get through.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -32,6 +33,7 @@ from ..base import (
 )
 from . import topology
 from .connection import Connection
+from .getting import Browse
 from .link import Link
 from .publishing import Batch, Confirmation, write_all
 from .topics import Topics
@@ -43,6 +45,10 @@ QUEUE_HEADER: Final = "roger-queue"
 """Header of a delayed message that names the queue it is for."""
 _MOURNING: Final = 0.5
 """Seconds between a queue's death being noticed and its being made anew."""
+_SETTLE_TIMEOUT: Final = 30.0
+_RETURN_TIME: Final = 0.1
+_RETURN_TIME_EACH: Final = 0.002
+"""Seconds that messages which are given back have to be back; consumers may take them first."""
 _PAUSE: Final = 0.05
 """Seconds before what a lost channel or connection left unconfirmed is sent again."""
 
@@ -326,13 +332,20 @@ class RabbitBroker:
     async def browse(self, queue: str, limit: int) -> AsyncGenerator[Sequence[Delivery]]:
         """Take up to `limit` messages from the head; what is unsettled at exit goes back."""
         connection = await self._consuming.wait_up()
-        async with connection.open_getter() as getter:
-            ready = (await self.count(queue)).messages
-            taken = await getter.look(queue, limit, ready)
-            try:
-                yield taken
-            finally:
-                getter.give_back(taken)
+        browse = Browse(connection.open_getter, queue)
+        try:
+            await browse.take(limit)
+            yield browse.taken[:limit]
+        finally:
+            with trio.move_on_after(_SETTLE_TIMEOUT, shield=True):
+                await self._wait_returned(queue, await browse.settle())
+
+    async def _wait_returned(self, queue: str, count: int) -> None:
+        """Let what went back be there for the next who looks; consumers may take it first."""
+        patience = _RETURN_TIME + _RETURN_TIME_EACH * count
+        with trio.move_on_after(patience), contextlib.suppress(BrokerError):
+            while (await self.count(queue)).messages < count:  # noqa: ASYNC110
+                await trio.sleep(_RETURN_TIME / 20)
 
     async def purge(self, queue: str) -> int:
         """Delete all that is ready in the queue; return how many that was."""

@@ -8,7 +8,7 @@ own. When a channel ends, `closed` tells why.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Final, NoReturn
 
 import trio
@@ -26,9 +26,6 @@ from .transport import Transport
 logger = logging.getLogger(__name__)
 
 NOT_FOUND: Final = 404
-_GET_TIMEOUT: Final = 30.0
-_LOOK_AHEAD: Final = 16
-"""Messages asked for at once where there are more than the broker had counted."""
 
 
 class Channel:
@@ -58,9 +55,13 @@ class Channel:
         Raises:
             ConnectionLost: The channel or the connection is gone.
         """
+        self.check_open()
+        self.transport.write(data)
+
+    def check_open(self) -> None:
+        """Raise `ConnectionLost` if the channel or the connection is gone."""
         if self.closed is not None:
             raise ConnectionLost(str(self.closed))
-        self.transport.write(data)
 
     async def wait_interrupted(self) -> NoReturn:
         """Wait until the channel, or a subscription on it, ends by itself; raise why."""
@@ -217,16 +218,19 @@ class RabbitDelivery:
         self._settle(frames.nack)
 
     def _settle(self, make: Callable[[int, int], bytes]) -> None:
+        self.mark_settled()
+        self._channel.write(make(self._channel.number, self._tag))
+
+    def mark_settled(self) -> None:
+        """Note that it has been decided about.
+
+        Raises:
+            AlreadySettled: It had been before.
+        """
         if self._settled:
             raise AlreadySettled(f"delivery {self._tag} of queue {self.queue!r}")
         self._settled = True
         self._channel.on_loan -= 1
-        self._channel.write(make(self._channel.number, self._tag))
-
-    @property
-    def is_settled(self) -> bool:
-        """Whether it has been settled."""
-        return self._settled
 
     @property
     def tag(self) -> int:
@@ -301,90 +305,3 @@ class ConsumeChannel(Channel):
         except Exception:  # A bug of one consumer must not cost all others the connection.
             logger.exception("queue %r: a delivery could not be handed over", queue)
             self.close(ConnectionLost(f"a delivery of queue {queue!r} could not be handed over"))
-
-
-class GetChannel(Channel):
-    """Takes messages from the head of a queue by pipelined ``basic.get``."""
-
-    def __init__(self, transport: Transport, number: int) -> None:
-        super().__init__(transport, number)
-        self._queue = ""
-        self._awaited = 0
-        self._taken: list[RabbitDelivery] = []
-        self._answered = trio.Event()
-
-    async def look(self, queue: str, limit: int, guess: int) -> list[RabbitDelivery]:
-        """Take up to `limit` messages from the head of a queue.
-
-        Args:
-            queue: The queue.
-            limit: The most to take.
-            guess: How many there may be; the broker's count lags behind.
-
-        Raises:
-            QueueMissing: There is no such queue; the channel is gone.
-            ConnectionLost: The channel or connection is gone.
-        """
-        taken: list[RabbitDelivery] = []
-        asked = max(1, guess)
-        while len(taken) < limit:
-            asked = min(limit - len(taken), asked)
-            got = await self._take(queue, asked)
-            taken += got
-            if len(got) < asked:
-                break
-            asked = _LOOK_AHEAD
-        return taken
-
-    async def _take(self, queue: str, limit: int) -> list[RabbitDelivery]:
-        """Take up to `limit` messages, at least 1; fewer when the queue has no more ready."""
-        self._queue, self._awaited, self._taken = queue, limit, []
-        self._answered = trio.Event()
-        self.write(frames.get(self.number, queue) * limit)
-        # To the end even when cancelled: what is given back by closing the channel under it
-        # would change its place in the queue.
-        with trio.move_on_after(_GET_TIMEOUT, shield=True):
-            await self._answered.wait()
-        if self.closed is not None:
-            raise self.closed
-        if self._awaited:
-            raise ConnectionLost(f"the broker did not answer within {_GET_TIMEOUT:g} s")
-        return self._taken
-
-    def on_method(self, method: int, payload: bytes) -> bool:
-        """Take the answers to a get."""
-        if method == frames.BASIC_GET_OK:
-            self.expect_content(payload)
-            return True
-        if method == frames.BASIC_GET_EMPTY:
-            self._count()
-            return True
-        return False
-
-    def on_content(self, method: bytes, header: bytes, body: bytes) -> None:
-        """Keep a message that was got."""
-        number, redelivered = frames.tag_and_flag.unpack_from(method, 4)
-        self._taken.append(
-            RabbitDelivery(self, number, self._queue, bool(redelivered & 1), header, body)
-        )
-        self._count()
-
-    def on_end(self, error: BrokerError) -> None:
-        """Wake who waits for answers."""
-        self._answered.set()
-
-    def _count(self) -> None:
-        self._awaited -= 1
-        if self._awaited == 0:
-            self._answered.set()
-
-    def give_back(self, deliveries: Sequence[RabbitDelivery]) -> None:
-        """Give back what is unsettled, in one stroke where nothing was settled: order is kept."""
-        unsettled = [each for each in deliveries if not each.is_settled]
-        if self.closed is not None or not unsettled:
-            return
-        if len(unsettled) == len(deliveries):
-            self.write(frames.nack(self.number, unsettled[-1].tag, multiple=True))
-        else:
-            for each in unsettled:
-                each.give_back()

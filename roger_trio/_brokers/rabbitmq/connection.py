@@ -21,7 +21,8 @@ from ..base import (
     QueueMissing,
     QueueRefused,
 )
-from .channels import ConsumeChannel, GetChannel
+from .channels import ConsumeChannel
+from .getting import GetChannel
 from .publishing import PublishChannel
 from .transport import Transport
 
@@ -98,6 +99,8 @@ class Connection:
                 return lost or ConnectionLost("the channel was closed")
             case aiormq.exceptions.AMQPError() | OSError() | RuntimeError():
                 return lost or ConnectionLost(str(exc) or type(exc).__name__)
+            case Exception() if type(exc) is Exception:
+                return lost or ConnectionLost("the channel was closed")  # aiormq gave up on it.
             case _:
                 return None
 

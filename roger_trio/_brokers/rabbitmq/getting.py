@@ -1,0 +1,169 @@
+"""Taking single messages from the head of a queue, to look at them or to move them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
+from typing import Final
+
+import trio
+
+from ..base import BrokerError, ConnectionLost
+from . import frames
+from .channels import Channel, RabbitDelivery
+from .transport import Transport
+
+_GET_TIMEOUT: Final = 30.0
+PAGE: Final = 32
+"""Messages that one channel takes at most."""
+
+
+class TakenDelivery(RabbitDelivery):
+    """A message that was taken; what is decided about it is sent by `Browse.settle`."""
+
+    is_acked = False
+    """Whether it has been acknowledged."""
+
+    def ack(self) -> None:
+        """Settle: the broker forgets the message."""
+        self._channel.check_open()
+        self.mark_settled()
+        self.is_acked = True
+
+    def give_back(self) -> None:
+        """Settle: the broker puts the message back where it was."""
+        self._channel.check_open()
+        self.mark_settled()
+
+
+class GetChannel(Channel):
+    """Takes messages from the head of a queue by pipelined ``basic.get``."""
+
+    def __init__(self, transport: Transport, number: int) -> None:
+        super().__init__(transport, number)
+        self._queue = ""
+        self._awaited = 0
+        self._taken: list[TakenDelivery] = []
+        self._answered = trio.Event()
+
+    async def take(self, queue: str, limit: int) -> list[TakenDelivery]:
+        """Take up to `limit` messages, at least 1; fewer when the queue has no more ready."""
+        self._queue, self._awaited, self._taken = queue, limit, []
+        self._answered = trio.Event()
+        self.write(frames.get(self.number, queue) * limit)
+        # To the end even when cancelled: what is given back by closing the channel under it
+        # would change its place in the queue.
+        with trio.move_on_after(_GET_TIMEOUT, shield=True):
+            await self._answered.wait()
+        if self.closed is not None:
+            raise self.closed
+        if self._awaited:
+            raise ConnectionLost(f"the broker did not answer within {_GET_TIMEOUT:g} s")
+        return self._taken
+
+    def on_method(self, method: int, payload: bytes) -> bool:
+        """Take the answers to a get."""
+        if method == frames.BASIC_GET_OK:
+            self.expect_content(payload)
+            return True
+        if method == frames.BASIC_GET_EMPTY:
+            self._count()
+            return True
+        return False
+
+    def on_content(self, method: bytes, header: bytes, body: bytes) -> None:
+        """Keep a message that was got."""
+        number, redelivered = frames.tag_and_flag.unpack_from(method, 4)
+        self._taken.append(
+            TakenDelivery(self, number, self._queue, bool(redelivered & 1), header, body)
+        )
+        self._count()
+
+    def on_end(self, error: BrokerError) -> None:
+        """Wake who waits for answers."""
+        self._answered.set()
+
+    def _count(self) -> None:
+        self._awaited -= 1
+        if self._awaited == 0:
+            self._answered.set()
+
+    def settle(self, taken: Sequence[TakenDelivery]) -> int:
+        """Settle what was taken: acknowledge what was acknowledged, give the rest back in order.
+
+        Returns:
+            How many were given back.
+        """
+        if self.closed is not None:
+            return 0
+        for each in taken:
+            make = frames.ack if each.is_acked else frames.nack
+            self.write(make(self.number, each.tag))
+        return sum(not each.is_acked for each in taken)
+
+
+class Browse:
+    """Messages taken from the head of a queue, a page of them on each channel.
+
+    To a quorum queue each message that was got is a matter of its own, and a channel has 32
+    settlements on their way at most; the others wait, lose their order, and are lost when the
+    channel is closed. So a channel never holds more, and is closed before the next one settles.
+
+    Args:
+        open_getter: Opens a channel.
+        queue: The queue.
+    """
+
+    def __init__(
+        self, open_getter: Callable[[], AbstractAsyncContextManager[GetChannel]], queue: str
+    ) -> None:
+        self._open_getter = open_getter
+        self._queue = queue
+        self._pages: list[tuple[AsyncExitStack, GetChannel, list[TakenDelivery]]] = []
+
+    @property
+    def taken(self) -> list[TakenDelivery]:
+        """What was taken, from the head on."""
+        return [each for _, _, page in self._pages for each in page]
+
+    async def take(self, limit: int) -> None:
+        """Take `limit` messages, if there are so many.
+
+        More, while the last one has been handed out before: what is given back goes behind all
+        else that was given back, so to keep the order all of that has to be taken.
+
+        Raises:
+            QueueMissing: There is no such queue.
+            ConnectionLost: The connection is gone.
+        """
+        left = limit
+        while left > 0 or (self._pages and self._pages[-1][2][-1].redelivered):
+            asked = min(left, PAGE) if left > 0 else PAGE
+            page = await self._take_page(asked)
+            left -= page
+            if page < asked:
+                return
+
+    async def _take_page(self, size: int) -> int:
+        stack = AsyncExitStack()
+        getter = await stack.enter_async_context(self._open_getter())
+        try:
+            page = await getter.take(self._queue, size)
+        except BaseException:
+            with trio.CancelScope(shield=True):
+                await stack.aclose()
+            raise
+        if page:
+            self._pages.append((stack, getter, page))
+        else:
+            await stack.aclose()
+        return len(page)
+
+    async def settle(self) -> int:
+        """Settle page by page, from the head on; return how many messages went back."""
+        returned = 0
+        for stack, getter, page in self._pages:
+            with suppress(ConnectionLost):  # Then all comes back by itself.
+                returned += getter.settle(page)
+            await stack.aclose()
+        return returned
