@@ -59,4 +59,10 @@ def log_job(
         return
     fields = job_fields(job)
     line = JOB_PREFIX + text
-    logger.log(level, line, *fields.values(), *args, exc_info=error, extra=fields)
+    named = (_on_one_line(str(value)) for value in fields.values())
+    logger.log(level, line, *named, *args, exc_info=error, extra=fields)
+
+
+def _on_one_line(text: str) -> str:
+    """Escape what could end the line or control a terminal: names come from the wire."""
+    return text if text.isprintable() else text.encode("unicode_escape").decode()
