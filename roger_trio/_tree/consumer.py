@@ -41,6 +41,8 @@ class QueueConsumer:
         self._intake_scope = trio.CancelScope()
         self.stopping = trio.Event()
         """Set once it has been asked to stop."""
+        self.intake_closed = trio.Event()
+        """Set once it has been stopped and takes nothing more."""
         self.tried = trio.Event()
         """Set once it has consumed, has been refused, or has failed."""
         self.failure: BrokerError | None = None
@@ -75,8 +77,12 @@ class QueueConsumer:
                     if not self.stopping.is_set():
                         await self._keep_consuming(sessions)
                 await self._close_intake()
+                self.intake_closed.set()
         finally:
-            self.tried.set()  # Nobody shall wait for what may never come.
+            # Nobody shall wait for what may never come.
+            self.tried.set()
+            if self.stopping.is_set():
+                self.intake_closed.set()
 
     async def _close_intake(self) -> None:
         if self._session is not None:

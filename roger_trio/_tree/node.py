@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import overload
+from typing import Final, overload
 
 import trio
 
@@ -21,6 +21,10 @@ from .supervise import RestartPolicy, supervise
 from .worker import SETTLE_TIMEOUT, Worker, WorkerSettings
 
 logger = logging.getLogger(__name__)
+
+
+_HURRY: Final = 2.0
+"""Seconds that a node which stops at once gives to the ``finally`` blocks of its jobs."""
 
 
 class Node(Client):
@@ -233,16 +237,16 @@ class Node(Client):
             BrokerUnavailable: The broker refused us for good at the first attempt.
         """
         refusal: BrokerError | None = None
-        with self._running:
-            async with trio.open_nursery() as infrastructure:
-                try:
-                    with self._starting:
-                        await infrastructure.start(self._broker.run)
-                except ConnectionRefused as exc:
-                    refusal = exc
-                else:
+        async with trio.open_nursery() as infrastructure:
+            try:
+                with self._starting:
+                    await infrastructure.start(self._broker.run)
+            except ConnectionRefused as exc:
+                refusal = exc
+            else:
+                with self._running:
                     await self._run_partitions(task_status)
-                infrastructure.cancel_scope.cancel()
+            infrastructure.cancel_scope.cancel()
         if refusal is not None:
             raise BrokerUnavailable(str(refusal)) from refusal
 
@@ -273,7 +277,9 @@ class Node(Client):
     def stop_now(self) -> None:
         """Stop at once: running jobs are cancelled and given back."""
         self.stop()
-        self._running.cancel()
+        for partition in self._partitions.values():
+            partition.stop_now()
+        self._running.deadline = trio.current_time() + _HURRY
 
 
 def _envelopes(partition: Partition) -> list[Envelope]:

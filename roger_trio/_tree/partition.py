@@ -71,6 +71,7 @@ class Partition:
         self._nursery: trio.Nursery | None = None
         self._begun = trio.Event()
         self._reconfiguring = trio.Lock()
+        self._grace = trio.CancelScope()
         self.stopping = trio.Event()
         """Set once it has been asked to stop."""
         self.ended = trio.Event()
@@ -121,6 +122,11 @@ class Partition:
         """Ask the partition to stop; `ended` is set when it has."""
         self.stopping.set()
 
+    def stop_now(self) -> None:
+        """Ask it to stop, and give its running jobs no time."""
+        self.stop()
+        self._grace.cancel()
+
     def _start_consumer(self, queue: str, max_workers: int) -> None:
         if self._nursery is None or self.stopping.is_set():
             return  # A partition that waits for its restart starts what is wanted then.
@@ -137,12 +143,18 @@ class Partition:
 
     async def _wind_down(self, nursery: trio.Nursery) -> None:
         """Stop the intake, give running jobs their time, cancel what is left."""
-        for consumer in self._consumers.values():
+        consumers = list(self._consumers.values())
+        for consumer in consumers:
             consumer.stop()
-        with trio.move_on_after(self._shutdown_timeout):
-            for consumer in list(self._consumers.values()):
+        with self._grace:
+            self._grace.deadline = trio.current_time() + self._shutdown_timeout
+            for consumer in consumers:
                 await consumer.wait_drained()
-        for consumer in self._consumers.values():
+        with trio.move_on_after(CLEAN_UP_TIMEOUT):
+            # What is given back while we still take jobs comes back to us, and seems to have died.
+            for consumer in consumers:
+                await consumer.intake_closed.wait()
+        for consumer in consumers:
             consumer.stop_jobs()
         with trio.move_on_after(CLEAN_UP_TIMEOUT):
             for consumer in list(self._consumers.values()):

@@ -96,7 +96,10 @@ async def _in_task(job: Job, running: Running) -> o.Outcome:
     limit = running.envelope.max_execution_time
     if limit is not None:
         running.scope.deadline = trio.current_time() + limit
-    return o.Succeeded(await job.perform())
+    result = await job.perform()
+    if limit is not None and running.stopped is None and running.scope.cancel_called:
+        return _stopped(running)  # It went on beyond its deadline, and took no notice.
+    return o.Succeeded(result)
 
 
 async def _in_thread(job: Job, running: Running, threads: trio.CapacityLimiter) -> o.Outcome:
@@ -134,13 +137,13 @@ def outcome_of(exc: BaseException, running: Running) -> o.Outcome:
     """Say what an exception that left a job means."""
     if running.stopped is not None or running.scope.cancel_called:
         return _stopped(running, exc)
-    match _only_leaf(exc):
+    match leaf := _only_leaf(exc):
         case Retry(after=after):
-            return o.RetryRequested(exc, after)
+            return o.RetryRequested(leaf, after)
         case Snooze(seconds=seconds):
             return o.Snoozed(seconds)
         case Bury():
-            return o.BuryRequested(exc)
+            return o.BuryRequested(leaf)
         case Discard(reason=reason):
             return o.Discarded(reason)
         case _:

@@ -90,9 +90,6 @@ async def test_serve_with_json_log(roger: Roger) -> None:
     assert failure["exception"].endswith("ValueError: bad")
 
 
-@pytest.mark.xfail(
-    run=False, reason="Node.stop_now: a session staffs up again while its workers are cancelled"
-)
 async def test_second_signal(roger: Roger) -> None:
     """A second signal ends a node at once, whatever its jobs do."""
     async with roger.serving() as node:
