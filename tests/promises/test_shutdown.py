@@ -129,9 +129,9 @@ async def test_a_second_signal_stops_at_once(setup: Setup, number: signal.Signal
         n.process.send_signal(number)
         await n.wait(f"log got {number.name}; stopping once")
         n.process.send_signal(number)
-        await end_of(n, within=10)
+        assert await end_of(n, within=10) == 0
     assert n.count(f"log got {number.name}; stopping at once") == 1
-    assert n.count("cleanup") == 10
+    assert (n.count("cleanup"), n.lines[-1]) == (10, "end")
     assert [(retries, deaths) for _, retries, deaths in await left_in(setup)] == [(0, 0)] * 12
 
 
@@ -350,3 +350,39 @@ async def test_cleanup_gets_its_time_after_the_jobs_time_is_over(setup: Setup, h
             await hub.wait("began")
     assert hub.count("tidy") == 1
     assert await left_in(setup) == [("from the cleanup", 0, 0), ("t", 0, 0)]
+
+
+@on_every_broker
+async def test_ten_shutdowns_at_once_spend_no_attempt_of_a_long_job(setup: Setup, hub: Hub) -> None:
+    """Nor do they count as deaths: it is never buried, and ends when it is let."""
+    config = setup.config({"default": 2}, shutdown_timeout=0, max_deliveries=2)
+    for turn in range(1, 11):
+        with trio.fail_after(15):
+            async with serving(config) as node:
+                if turn == 1:
+                    await node.enqueue(hold.job(hub.name, "long"), setup.partition)
+                await hub.wait("began", turn)
+                [envelope] = (await node.running_jobs(setup.partition))[node.name]
+                assert (envelope.retry_count, envelope.deaths) == (0, 0)
+        assert hub.count("cancelled") == turn
+    assert await left_in(setup) == [("long", 0, 0)]
+    hub.gate.set()
+    async with serving(config) as node:
+        with trio.fail_after(15):
+            await hub.wait("ended")
+            await node.drain()
+    assert hub.count("began") == 11
+    assert not hub.twice
+    assert await left_in(setup) == []
+
+
+@on_every_broker
+async def test_a_stop_in_the_middle_of_the_start_ends_both(setup: Setup) -> None:
+    """At whatever step the cancellation comes, nothing hangs and nothing fails."""
+    for steps in range(0, 120, 8):
+        with trio.fail_after(15):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(roger.serve, setup.config({"default": 1}))
+                for _ in range(steps):
+                    await trio.lowlevel.checkpoint()
+                nursery.cancel_scope.cancel()

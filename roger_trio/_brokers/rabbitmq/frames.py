@@ -77,11 +77,9 @@ def ack(channel: int, tag: int) -> bytes:
     return _settle.pack(METHOD, channel, _SETTLE_SIZE, BASIC_ACK, tag, 0, FRAME_END)
 
 
-def nack(channel: int, tag: int, *, multiple: bool = False) -> bytes:
-    """Make a ``basic.nack`` that puts one delivery, or all up to `tag`, back into its queue."""
-    return _settle.pack(
-        METHOD, channel, _SETTLE_SIZE, BASIC_NACK, tag, 3 if multiple else 2, FRAME_END
-    )
+def nack(channel: int, tag: int) -> bytes:
+    """Make a ``basic.nack`` that puts one delivery back into its queue."""
+    return _settle.pack(METHOD, channel, _SETTLE_SIZE, BASIC_NACK, tag, 2, FRAME_END)
 
 
 def get(channel: int, queue: str) -> bytes:

@@ -34,8 +34,6 @@ def test_settlements_are_pamqps(channel: int, tag: int) -> None:
     assert frames.ack(channel, tag) == wire.frame(commands.Basic.Ack(tag), channel)
     one = commands.Basic.Nack(tag, multiple=False, requeue=True)
     assert frames.nack(channel, tag) == wire.frame(one, channel)
-    many = commands.Basic.Nack(tag, multiple=True, requeue=True)
-    assert frames.nack(channel, tag, multiple=True) == wire.frame(many, channel)
 
 
 @given(channels, short, short)
