@@ -107,10 +107,10 @@ class Engine:
         ready = "SELECT count(*) FROM messages WHERE queue = ? AND channel IS NULL"
         (messages,) = self._db.execute(ready, (queue,)).fetchone()
         consuming = (
-            "SELECT count(*), (SELECT single_active FROM queues WHERE id = ?1) "
-            "FROM consumers WHERE queue = ?1"
+            "SELECT count(*), (SELECT single_active FROM queues WHERE id = ?) "
+            "FROM consumers WHERE queue = ?"
         )
-        consumers, single_active = self._db.execute(consuming, (queue,)).fetchone()
+        consumers, single_active = self._db.execute(consuming, (queue, queue)).fetchone()
         active = min(1, consumers) if single_active else consumers
         return QueueCount(messages=messages, consumers=active)
 
@@ -137,13 +137,13 @@ class Engine:
         rows = ((queue, each.message_id, _dump_headers(each), each.body, due) for each in messages)
         if due is None:
             self._db.executemany(
-                "INSERT INTO messages (queue, message_id, headers, body) VALUES (?1, ?2, ?3, ?4)",
+                "INSERT INTO messages (queue, message_id, headers, body) VALUES (?, ?, ?, ?)",
                 (row[:4] for row in rows),
             )
         else:
             self._db.executemany(
                 "INSERT INTO delayed (queue, message_id, headers, body, due) "
-                "VALUES (?1, ?2, ?3, ?4, ?5)",
+                "VALUES (?, ?, ?, ?, ?)",
                 rows,
             )
         self._stirred.add(queue)
@@ -186,10 +186,10 @@ class Engine:
             limit: The most to lend.
         """
         active = (
-            "SELECT channel = ?2 FROM consumers WHERE queue = ?1 AND "
-            "(SELECT single_active FROM queues WHERE id = ?1) ORDER BY id LIMIT 1"
+            "SELECT channel = ? FROM consumers WHERE queue = ? AND "
+            "(SELECT single_active FROM queues WHERE id = ?) ORDER BY id LIMIT 1"
         )
-        answer = self._db.execute(active, (queue, channel)).fetchone()
+        answer = self._db.execute(active, (channel, queue, queue)).fetchone()
         if answer is not None and not answer[0]:
             return []
         return self._lend(channel, queue, limit, deliveries=1)
@@ -200,9 +200,9 @@ class Engine:
 
     def _lend(self, channel: int, queue: int, limit: int, *, deliveries: int) -> list[Row]:
         rows = self._db.execute(
-            "UPDATE messages SET channel = ?1, deliveries = deliveries + ?2 "
-            "WHERE id IN (SELECT id FROM messages WHERE queue = ?3 AND channel IS NULL "
-            "ORDER BY id LIMIT ?4) RETURNING id, body, message_id, headers, deliveries",
+            "UPDATE messages SET channel = ?, deliveries = deliveries + ? "
+            "WHERE id IN (SELECT id FROM messages WHERE queue = ? AND channel IS NULL "
+            "ORDER BY id LIMIT ?) RETURNING id, body, message_id, headers, deliveries",
             (channel, deliveries, queue, limit),
         ).fetchall()
         rows.sort()  # RETURNING promises no order; ids are in order of arrival.

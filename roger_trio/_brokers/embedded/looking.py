@@ -33,11 +33,11 @@ class MemoryEngine(Engine):
             consumed.update(self._db.execute(known, (name,)).fetchone() or ())
         on_loan = "SELECT EXISTS (SELECT 1 FROM messages WHERE channel IS NOT NULL)"
         waits = (
-            "SELECT EXISTS (SELECT 1 FROM messages WHERE queue = ?1 AND channel IS NULL) "
-            "OR EXISTS (SELECT 1 FROM delayed WHERE queue = ?1)"
+            "SELECT EXISTS (SELECT 1 FROM messages WHERE queue = ? AND channel IS NULL) "
+            "OR EXISTS (SELECT 1 FROM delayed WHERE queue = ?)"
         )
         return not self._db.execute(on_loan).fetchone()[0] and not any(
-            self._db.execute(waits, (queue,)).fetchone()[0] for queue in consumed
+            self._db.execute(waits, (queue, queue)).fetchone()[0] for queue in consumed
         )
 
     def waiting(self) -> list[Waiting]:
