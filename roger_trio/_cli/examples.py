@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from inspect import cleandoc
 from typing import TypeVar
 
 F = TypeVar("F", bound=Callable[..., None])
@@ -15,8 +16,9 @@ def with_examples(*lines: str) -> Callable[[F], F]:
     """Put lines, as they are, under the help of a command, which is its docstring."""
 
     def add(command: F) -> F:
-        paragraph = "\n    ".join((_AS_IT_IS, "Examples:", *(f"  {line}" for line in lines)))
-        command.__doc__ = f"{(command.__doc__ or '').rstrip()}\n\n    {paragraph}\n    "
+        paragraph = "\n".join((_AS_IT_IS, "Examples:", *(f"  {line}" for line in lines)))
+        # Cleaned, as Python 3.13 has done already.
+        command.__doc__ = f"{cleandoc(command.__doc__ or '')}\n\n{paragraph}\n"
         return command
 
     return add

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import weakref
 from collections.abc import Callable
 
 import trio
@@ -20,13 +21,12 @@ class Memory:
 
     def __init__(self) -> None:
         self._connection: sqlite3.Connection = open_memory()
+        # Not by a ``__del__`` of ours: in a cycle the connection's own may come first, and warn.
+        weakref.finalize(self, self._connection.close)
         self.engine: MemoryEngine = MemoryEngine(self._connection)
         self.present: dict[str, Callable[[], None]] = {}
         self.changed: trio.lowlevel.ParkingLot = trio.lowlevel.ParkingLot()
         """Whoever waits here wakes after each transaction."""
-
-    def __del__(self) -> None:
-        self._connection.close()
 
     def _tell(self) -> None:
         self.changed.unpark_all()
