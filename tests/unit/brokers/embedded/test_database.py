@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 import threading
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -45,7 +46,7 @@ def fingerprint(path: Path) -> tuple[str, list[str]]:
 def test_another_programs_database(tmp_path: Path) -> None:
     """A database of another program is refused, and stays as it is: journal mode and all."""
     path = tmp_path / "other.db"
-    with sqlite3.connect(path) as connection:
+    with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("CREATE TABLE jobs (id)")
     connection.close()
     assert refused(path) == "expected a database of roger_trio, got another program's"
