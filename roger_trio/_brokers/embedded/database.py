@@ -150,7 +150,7 @@ def _prepare(connection: sqlite3.Connection, path: str, clock: SharedClock) -> N
     patience = time.monotonic() + _PATIENCE
     while True:
         try:
-            _is_ours(connection, path)
+            _check_ours(connection, path)
             (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
             if mode != "wal":
                 raise ConnectionRefused(f"sqlite:{path}: the file system bears no write-ahead log")
@@ -167,6 +167,16 @@ def _prepare(connection: sqlite3.Connection, path: str, clock: SharedClock) -> N
             if not is_locked(exc) or time.monotonic() > patience:
                 raise
             time.sleep(_RETRY)  # noqa: TID251 -- this is a thread's
+
+
+def _check_ours(connection: sqlite3.Connection, path: str) -> None:
+    """Check that it is ours or empty, at one moment: another process may be making it now."""
+    connection.execute("BEGIN")
+    try:
+        _is_ours(connection, path)
+    finally:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
 
 
 def _is_ours(connection: sqlite3.Connection, path: str) -> bool:
