@@ -246,11 +246,12 @@ async def test_a_job_that_fails_as_the_node_stops_is_buried_once(
 
 
 @on_every_broker
+@pytest.mark.parametrize("timeout", [0, 0.2])
 async def test_ten_shutdowns_in_a_row_spend_no_attempt_of_a_long_job(
-    setup: Setup, hub: Hub
+    setup: Setup, hub: Hub, timeout: float
 ) -> None:
     """Nor do they count as deaths: it is never buried, and ends when it is let."""
-    config = setup.config({"default": 2}, shutdown_timeout=0.2, max_deliveries=2)
+    config = setup.config({"default": 2}, shutdown_timeout=timeout, max_deliveries=2)
     for turn in range(1, 11):
         with trio.fail_after(15):
             async with serving(config) as node:
@@ -350,30 +351,6 @@ async def test_cleanup_gets_its_time_after_the_jobs_time_is_over(setup: Setup, h
             await hub.wait("began")
     assert hub.count("tidy") == 1
     assert await left_in(setup) == [("from the cleanup", 0, 0), ("t", 0, 0)]
-
-
-@on_every_broker
-async def test_ten_shutdowns_at_once_spend_no_attempt_of_a_long_job(setup: Setup, hub: Hub) -> None:
-    """Nor do they count as deaths: it is never buried, and ends when it is let."""
-    config = setup.config({"default": 2}, shutdown_timeout=0, max_deliveries=2)
-    for turn in range(1, 11):
-        with trio.fail_after(15):
-            async with serving(config) as node:
-                if turn == 1:
-                    await node.enqueue(hold.job(hub.name, "long"), setup.partition)
-                await hub.wait("began", turn)
-                [envelope] = (await node.running_jobs(setup.partition))[node.name]
-                assert (envelope.retry_count, envelope.deaths) == (0, 0)
-        assert hub.count("cancelled") == turn
-    assert await left_in(setup) == [("long", 0, 0)]
-    hub.gate.set()
-    async with serving(config) as node:
-        with trio.fail_after(15):
-            await hub.wait("ended")
-            await node.drain()
-    assert hub.count("began") == 11
-    assert not hub.twice
-    assert await left_in(setup) == []
 
 
 @on_every_broker
