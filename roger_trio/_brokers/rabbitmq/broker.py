@@ -70,7 +70,7 @@ class RabbitBroker:
         self._consuming = Link(config, f"{name} consuming") if consumes else self._publishing
         self._links = tuple(dict.fromkeys((self._publishing, self._consuming)))
         self._topics = Topics(prefix, self._publishing, self._consuming)
-        self._watch = ConsumerWatch(self.count)
+        self._watch = ConsumerWatch(self.count, self._may_idle)
         self._specs: dict[str, QueueSpec] = {}
         self._declared: dict[str, float] = {}
         """Name → the time from which it is crash-safe."""
@@ -319,6 +319,10 @@ class RabbitBroker:
         await self.declare(specs)
 
     # Consuming, looking, counting...
+
+    def _may_idle(self, queue: str) -> bool:
+        known = self._specs.get(queue)
+        return known is not None and known.single_active
 
     @asynccontextmanager
     async def open_channel(self) -> AsyncGenerator[Channel]:

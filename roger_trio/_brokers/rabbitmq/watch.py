@@ -30,10 +30,15 @@ class ConsumerWatch:
 
     Args:
         count: Asks the broker what a queue holds.
+        may_idle: Tells whether a consumer of a queue may get nothing though there is something, as
+            all but one of a queue with a single active consumer.
     """
 
-    def __init__(self, count: Callable[[str], Awaitable[QueueCount]]) -> None:
+    def __init__(
+        self, count: Callable[[str], Awaitable[QueueCount]], may_idle: Callable[[str], bool]
+    ) -> None:
         self._count = count
+        self._may_idle = may_idle
         self._channels: dict[ConsumeChannel, tuple[int, int]] = {}
         """Channel → deliveries it had had at the last look, and suspicions since."""
         self.interval = INTERVAL
@@ -69,6 +74,8 @@ class ConsumerWatch:
             self._channels[channel] = (channel.arrived, 0)
             return
         for queue in channel.queues:
+            if self._may_idle(queue):
+                continue
             try:
                 waiting = (await self._count(queue)).messages
             except QueueMissing as exc:

@@ -31,9 +31,11 @@ def consuming(prefetch: int = 2) -> ConsumeChannel:
     return channel
 
 
-async def interrupted(channel: ConsumeChannel, counter: Counter, looks: float) -> bool:
+async def interrupted(
+    channel: ConsumeChannel, counter: Counter, looks: float, *, may_idle: bool = False
+) -> bool:
     """Watch a channel for the time of so many looks; tell whether it was interrupted."""
-    watch = ConsumerWatch(counter)
+    watch = ConsumerWatch(counter, lambda _: may_idle)
     result = False
     async with trio.open_nursery() as nursery:
         nursery.start_soon(watch.run)
@@ -62,6 +64,13 @@ async def test_an_idle_consumer_of_an_empty_queue_is_left_alone(
     assert counter.asked > 5
 
 
+async def test_one_that_waits_for_its_turn_is_left_alone(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Of a queue with a single active consumer the others get nothing, and nothing is wrong."""
+    assert not await interrupted(consuming(), Counter(1), 10, may_idle=True)
+
+
 async def test_a_consumer_that_is_busy_is_not_even_asked_about(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
@@ -74,7 +83,7 @@ async def test_a_consumer_that_is_busy_is_not_even_asked_about(
 
 async def test_consumers_of_a_queue_that_is_made_anew_are_interrupted() -> None:
     """They belonged to the queue that is gone."""
-    watch, channel, other = ConsumerWatch(Counter(0)), consuming(), consuming()
+    watch, channel, other = ConsumerWatch(Counter(0), lambda _: False), consuming(), consuming()
     other.add("1", "another", 2, lambda _: None)
     with watch.watching(channel), watch.watching(other):
         watch.queue_was_missing("queue")
