@@ -299,6 +299,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
         "PATH": f"{commands}{os.pathsep}{os.environ.get('PATH', '')}",
         "PYTHONPATH": str(ROOT),
         "PYTHONUNBUFFERED": "1",
+        "XDG_STATE_HOME": str(tmp_path),
         "PYTHONIOENCODING": "utf-8",
     }
 

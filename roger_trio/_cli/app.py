@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Final
 
 import typer
 
 from .._errors import RogerError
 from .._info import VERSION
-from . import demo, enqueue, looking, purge, replay, serve
+from . import cluster, control, demo, enqueue, keys, looking, purge, replay, serve
 from .errors import Refused
 from .examples import with_examples
 from .output import has_colours, printable, say
 
-COMMANDS: Final[tuple[Callable[..., None], ...]] = (
-    serve.serve,
-    demo.demo,
-    enqueue.enqueue,
-    looking.queued,
-    looking.buried,
-    replay.replay,
-    purge.purge,
-)
-"""In the order of the help; each is called like its function."""
+GROUPS: Final[Mapping[str, tuple[Callable[..., None], ...]]] = {
+    "Run and enqueue": (serve.serve, demo.demo, enqueue.enqueue),
+    "Look": (
+        cluster.status,
+        cluster.running,
+        looking.queued,
+        looking.buried,
+        cluster.nodes,
+        keys.keys,
+    ),
+    "Act": (control.cancel, control.pause, control.resume, replay.replay, purge.purge),
+}
+"""Drawn help shows them in these groups; each command is called like its function."""
+COMMANDS: Final = tuple(command for group in GROUPS.values() for command in group)
+"""In the order of the help."""
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -52,8 +57,9 @@ def make_app() -> typer.Typer:
         rich_markup_mode="rich" if drawn else None,
     )
     app.callback(invoke_without_command=True)(_roger)
-    for command in COMMANDS:
-        app.command()(command)
+    for title, commands in GROUPS.items():
+        for command in commands:
+            app.command(rich_help_panel=title)(command)
     return app
 
 
@@ -66,6 +72,7 @@ def _show_version(wanted: bool) -> None:
 @with_examples(
     "roger serve app:config",
     'roger enqueue app:config myapp send_mail \'{"to": "ada@example.com"}\'',
+    "roger status app:config",
 )
 def _roger(
     context: typer.Context,
@@ -76,7 +83,7 @@ def _roger(
         ),
     ] = False,
 ) -> None:
-    """Background jobs for Trio: run a node, enqueue jobs, look after queues.
+    """Background jobs for Trio: run a node, enqueue jobs, look after them and their queues.
 
     Exit status: 0 done, 1 refused (one line on stderr says why), 2 wrong usage.
     """

@@ -127,6 +127,7 @@ class Roger:
             **{k: v for k, v in os.environ.items() if k not in {"NO_COLOR", "ROGER_BROKER"}},
             "PYTHONPATH": str(ROOT),
             "TERM": "xterm",
+            "XDG_STATE_HOME": str(folder),
         }
 
     def command(self, *words: str) -> list[str]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import attrs
 import pytest
 
-from roger_trio._topology import QueueNames
+from roger_trio._topology import PartitionNames, QueueNames
 from tests.acceptance.command import Roger
 
 
@@ -16,4 +17,5 @@ def roger(
 ) -> Roger:
     """Return the command ``roger``, with an app of one partition and one queue."""
     created_queues |= {each.name for each in QueueNames.of(prefix, partition, "default").specs()}
+    created_queues |= set(attrs.astuple(PartitionNames.of(prefix, partition)))
     return Roger(tmp_path, amqp_url, prefix, partition)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import attrs
+
 from roger_trio._brokers.rabbitmq import topology
-from roger_trio._topology import QueueNames
+from roger_trio._topology import PartitionNames, QueueNames
 
 
 def note_names(
@@ -14,6 +16,7 @@ def note_names(
     """Add the names on the broker of partitions' queues and of the delays to those to delete."""
     for partition, queue in queues:
         broker_queues |= {each.name for each in QueueNames.of(prefix, partition, queue).specs()}
+        broker_queues |= set(attrs.astuple(PartitionNames.of(prefix, partition)))
     levels = {topology.level_name(prefix, level) for level in range(topology.LEVELS)}
     broker_queues |= levels
     exchanges |= {*levels, topology.last_exchange(prefix), topology.marker_exchange(prefix)}

@@ -48,7 +48,8 @@ def test_example_runs_on_rabbitmq(
     """An example, under a prefix of its own, does the same on the broker of ROGER_BROKER."""
     source = example.read_text(encoding="utf-8")
     assert PREFIX in source
-    queues = re.findall(r'partitions=\{"(\w+)": \{"(\w+)"', source)
+    queues = re.findall(r'"(\w+)": ?\{"(\w+)": \d', source)
+    queues += re.findall(r'start_partition\("(\w+)", \{"(\w+)"', source)
     note_names(prefix, queues, created_queues, created_exchanges)
     copy = tmp_path / example.name
     copy.write_text(source.replace(PREFIX, f'prefix="{prefix}"'), encoding="utf-8")
@@ -59,9 +60,10 @@ def test_example_runs_on_rabbitmq(
 
 
 def run(program: Path, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run an example to its end."""
+    """Run an example to its end; what it keeps in the user's state directory stays in `cwd`."""
     inherited = {name: value for name, value in os.environ.items() if name != "ROGER_BROKER"}
-    environment = {**inherited, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8", **variables}
+    ours = {"PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8", "XDG_STATE_HOME": str(cwd)}
+    environment = {**inherited, **ours, **variables}
     return subprocess.run(
         [sys.executable, program], cwd=cwd, env=environment, stdin=subprocess.DEVNULL,
         capture_output=True, text=True, encoding="utf-8", timeout=60, check=False,
