@@ -1,4 +1,4 @@
-"""One who listens to a topic: what all brokers hand broadcasts to."""
+"""One who listens to topics: what all brokers hand broadcasts to."""
 
 from __future__ import annotations
 
@@ -14,10 +14,14 @@ MAX_UNREAD: Final = 1000
 
 
 class Listener:
-    """One who listens: the channel that what was said goes to."""
+    """One who listens: the channel that what was said goes to.
 
-    def __init__(self, topic: str) -> None:
-        self._topic = topic
+    Args:
+        topics: What it listens to, for a WARNING.
+    """
+
+    def __init__(self, *topics: str) -> None:
+        self._topics = topics
         self._send, self.receive = trio.open_memory_channel[bytes](MAX_UNREAD)
         self._misses = False
 
@@ -28,8 +32,8 @@ class Listener:
         except trio.WouldBlock:
             if not self._misses:
                 self._misses = True
-                text = "a listener to %r is too slow: %d broadcasts are unread, newer ones are lost"
-                logger.warning(text, self._topic, MAX_UNREAD)
+                text = "a listener to %s is too slow: %d broadcasts are unread, newer ones are lost"
+                logger.warning(text, ", ".join(map(repr, self._topics)), MAX_UNREAD)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass  # It is about to leave.
 

@@ -41,9 +41,9 @@ class WrappingBroker:
         """Wait until the broker can be reached."""
         await self._inner.wait_connected()
 
-    async def declare(self, queues: Sequence[QueueSpec], *, afresh: bool = False) -> None:
-        """Make sure that `queues` exist."""
-        await self._inner.declare(queues, afresh=afresh)
+    async def declare(self, queues: Sequence[QueueSpec], *, afresh: bool = False) -> frozenset[str]:
+        """Make sure that `queues` exist; return those that were made."""
+        return await self._inner.declare(queues, afresh=afresh)
 
     async def publish(self, queue: str, message: Message, *, delay: float = 0.0) -> None:
         """Publish one message, by way of `publish_many`."""
@@ -71,10 +71,10 @@ class WrappingBroker:
         """Count what the queue holds."""
         return await self._inner.count(queue)
 
-    async def broadcast(self, topic: str, body: bytes) -> None:
-        """Hand `body` to everybody who listens to `topic` now."""
-        await self._inner.broadcast(topic, body)
+    async def broadcast(self, topic: str, body: bytes) -> bool:
+        """Hand `body` to everybody who listens to `topic` now; return whether anybody does."""
+        return await self._inner.broadcast(topic, body)
 
-    def listen(self, topic: str) -> AbstractAsyncContextManager[trio.MemoryReceiveChannel[bytes]]:
-        """Receive what is broadcast to `topic` from now on."""
-        return self._inner.listen(topic)
+    def listen(self, *topics: str) -> AbstractAsyncContextManager[trio.MemoryReceiveChannel[bytes]]:
+        """Receive what is broadcast to any of `topics` from now on."""
+        return self._inner.listen(*topics)

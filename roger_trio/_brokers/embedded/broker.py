@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from typing import Final, NoReturn, TypeVar
 
@@ -62,8 +62,10 @@ class EmbeddedBroker:
         self._where = where
         self._listeners = Listeners()
         hand_out = self._listeners.hand_out
-        self._pump = Pump(runner, now, presence.name, hand_out, where)
+        self._pump = Pump(runner, now, presence.name, hand_out, self._report_overdue, where)
         self._declared: dict[str, QueueSpec] = {}
+        self._made: set[str] = set()
+        """Queues that we made, and that no call of `declare` has returned yet."""
         self._overdue: set[str] = set()
         self._up = trio.Event()
         self._closed = False
@@ -180,7 +182,7 @@ class EmbeddedBroker:
                 if str(exc) != trouble:
                     trouble = str(exc)
                     logger.error("%s: no watch over other processes: %s", self._where, trouble)
-            await trio.sleep(self._presence.interval)
+            await self._presence.wait_death()
             self._pump.check_due()
 
     async def _take_back(self, process: str) -> None:
@@ -195,11 +197,15 @@ class EmbeddedBroker:
 
     # Declaring and publishing...
 
-    async def declare(self, queues: Sequence[QueueSpec], *, afresh: bool = False) -> None:
+    async def declare(self, queues: Sequence[QueueSpec], *, afresh: bool = False) -> frozenset[str]:
         """Make sure that `queues` exist; see `Broker`. Nobody deletes one behind our back."""
         if afresh or any(self._declared.get(each.name) != each for each in queues):
-            await self._call(lambda engine: engine.declare(queues))
+            # Noted where they are made: who is cancelled then does not take the news with it.
+            await self._call(lambda engine: self._made.update(engine.declare(queues)))
             self._declared.update({each.name: each for each in queues})
+        made = self._made.intersection(each.name for each in queues)
+        self._made -= made
+        return frozenset(made)
 
     async def publish(self, queue: str, message: Message, *, delay: float = 0.0) -> None:
         """Publish and return once it is committed; see `Broker`."""
@@ -210,7 +216,7 @@ class EmbeddedBroker:
     ) -> None:
         """Publish all in one transaction: all are kept, or none; see `Broker`."""
         for message in messages:
-            _check_size(message.body)
+            self.check_size(message.body)
         if delay > MAX_DELAY:
             raise PublishRefused(f"a delay of {delay:g} s; at most {MAX_DELAY:g} s are possible")
         due = self._now() + delay if delay > 0 else None
@@ -220,6 +226,11 @@ class EmbeddedBroker:
             await trio.sleep_forever()
 
     # Consuming, looking, counting...
+
+    def check_size(self, body: bytes) -> None:
+        """Raise `MessageTooLarge` if a body is larger than is kept."""
+        if len(body) > MAX_BODY:
+            raise MessageTooLarge(f"{len(body)} bytes; at most {MAX_BODY} are kept")
 
     def stir(self) -> None:
         """There is something to do."""
@@ -291,37 +302,39 @@ class EmbeddedBroker:
 
     # Fan-out...
 
-    async def broadcast(self, topic: str, body: bytes) -> None:
+    async def broadcast(self, topic: str, body: bytes) -> bool:
         """Hand `body` to everybody who listens to `topic` now; see `Broker`."""
-        _check_size(body)
-        overdue = await self._call(lambda engine: engine.broadcast(topic, body))
-        for process in set(overdue) - self._overdue:
+        self.check_size(body)
+        audience = await self._call(lambda engine: engine.post.broadcast(topic, body))
+        self._report_overdue(audience.overdue)
+        return any(map(self._presence.lives, audience.listening))
+
+    def _report_overdue(self, processes: Collection[str]) -> None:
+        """Say once of each process that it misses broadcasts."""
+        for process in set(processes) - self._overdue:
             text = "%s: process %s collects no broadcasts; newer ones are lost to it"
             logger.warning(text, self._where, process)
-        self._overdue.update(overdue)
+        self._overdue.update(processes)
 
     @asynccontextmanager
-    async def listen(self, topic: str) -> AsyncGenerator[trio.MemoryReceiveChannel[bytes]]:
-        """Receive what is broadcast to `topic` from now on; see `Broker`."""
+    async def listen(self, *topics: str) -> AsyncGenerator[trio.MemoryReceiveChannel[bytes]]:
+        """Receive what is broadcast to any of `topics` from now on; see `Broker`."""
+        each_once = tuple(dict.fromkeys(topics))
         name = self._presence.name
         await self._wait_open()
-        listener = self._listeners.add(topic)
+        listener = self._listeners.add(each_once)
         try:
-            await self._call(lambda engine: engine.listen(topic, name))
+            await self._call(lambda engine: engine.post.listen(each_once, name))
             yield listener.receive
         finally:
-            if self._listeners.remove(topic, listener) and not self._closed:
+            left = self._listeners.remove(each_once, listener)
+            if left and not self._closed:
                 with trio.move_on_after(_CLOSE_TIMEOUT, shield=True):
-                    await self._stop_listening(topic)
+                    await self._stop_listening(left)
 
-    async def _stop_listening(self, topic: str) -> None:
+    async def _stop_listening(self, topics: Sequence[str]) -> None:
         name = self._presence.name
         try:
-            await self._call(lambda engine: engine.stop_listening(topic, name))
+            await self._call(lambda engine: engine.post.stop_listening(topics, name))
         except BrokerError as exc:  # Then what is said there goes unheard, until we leave.
             logger.warning("%s: %s", self._where, exc)
-
-
-def _check_size(body: bytes) -> None:
-    if len(body) > MAX_BODY:
-        raise MessageTooLarge(f"{len(body)} bytes; at most {MAX_BODY} are kept")

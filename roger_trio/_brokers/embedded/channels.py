@@ -5,20 +5,42 @@ Nothing here touches the database: what was settled is noted, and the pump sees 
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from secrets import randbits
 from typing import NoReturn, Protocol
 
+import attrs
 import trio
 
-from ..base import AlreadySettled, ConnectionLost, Delivery
-from .values import Row
+from ..base import AlreadySettled, ConnectionLost, Delivery, PublishRefused
+from .headers import unpack
+from .values import Broadcast, Row
 
 logger = logging.getLogger(__name__)
 
 _NUMBER_BITS = 62  # SQLite's integers have 63 and a sign.
+
+
+@attrs.define
+class Pile:
+    """What a channel has to tell the database."""
+
+    acked: list[int] = attrs.Factory(list)
+    returned: list[int] = attrs.Factory(list)
+    forwarded: list[int] = attrs.Factory(list)
+    said: list[Broadcast] = attrs.Factory(list)
+
+    def __bool__(self) -> bool:
+        """Whether there is anything."""
+        return bool(self.acked or self.returned or self.forwarded or self.said)
+
+    def precede(self, later: Pile) -> None:
+        """Put this in front of what came later."""
+        later.acked[:0] = self.acked
+        later.returned[:0] = self.returned
+        later.forwarded[:0] = self.forwarded
+        later.said[:0] = self.said
 
 
 class Subscription:
@@ -68,8 +90,7 @@ class EmbeddedDelivery:
     @property
     def headers(self) -> Mapping[str, object]:
         """What the publisher put beside the body."""
-        headers: dict[str, object] = json.loads(self._row.headers) if self._row.headers else {}
-        return headers
+        return unpack(self._row.headers)[1]
 
     @property
     def redelivered(self) -> bool:
@@ -78,11 +99,27 @@ class EmbeddedDelivery:
 
     def ack(self) -> None:
         """Settle: the broker forgets the message."""
-        self._settle(self._channel.acked)
+        self._settle(self._channel.pile.acked)
 
     def give_back(self) -> None:
         """Settle: the broker puts the message back where it was."""
-        self._settle(self._channel.returned)
+        self._settle(self._channel.pile.returned)
+
+    def forward(self) -> None:
+        """Settle: the broker moves the message to the queue its publisher named.
+
+        Raises:
+            PublishRefused: Its queue does not forward; it is not settled.
+        """
+        onward, _ = unpack(self._row.headers)
+        if not onward:
+            text = f"queue {self.queue!r} forwards nothing: it was not declared to"
+            raise PublishRefused(text)
+        self._settle(self._channel.pile.forwarded)
+
+    def drop_body(self) -> None:
+        """Let go of the body, which is then empty."""
+        self._row = self._row._replace(body=b"")
 
     def _settle(self, pile: list[int]) -> None:
         if self._settled:
@@ -98,6 +135,10 @@ class Servant(Protocol):
 
     def stir(self) -> None:
         """There is something to do."""
+        ...
+
+    def check_size(self, body: bytes) -> None:
+        """Raise `MessageTooLarge` if the database would not keep such a body."""
         ...
 
     async def wait_settled(self) -> None:
@@ -119,8 +160,7 @@ class EmbeddedChannel:
     def __init__(self, servant: Servant) -> None:
         self._servant = servant
         self.number = randbits(_NUMBER_BITS)
-        self.acked: list[int] = []
-        self.returned: list[int] = []
+        self.pile = Pile()
         self.subscriptions: list[Subscription] = []
         self.lost: ConnectionLost | None = None
         """Why the channel is gone, once it is. The database is told by the pump."""
@@ -155,11 +195,21 @@ class EmbeddedChannel:
         pile.append(number)
         self._servant.stir()
 
-    def take_settlements(self) -> tuple[list[int], list[int]]:
-        """Take what has been settled since."""
-        taken = self.acked[:], self.returned[:]
-        self.acked.clear()
-        self.returned.clear()
+    def say(self, topic: str, body: bytes) -> None:
+        """Broadcast with the settlements so far, unless the channel is taken back before.
+
+        Raises:
+            ConnectionLost: The channel is gone; nobody hears it.
+            MessageTooLarge: So it is.
+        """
+        self.check_open()
+        self._servant.check_size(body)
+        self.pile.said.append(Broadcast(topic, body))
+        self._servant.stir()
+
+    def take_pile(self) -> Pile:
+        """Take what there is to tell the database."""
+        taken, self.pile = self.pile, Pile()
         return taken
 
     def receive(self, subscription: Subscription, rows: Sequence[Row]) -> None:
@@ -170,7 +220,7 @@ class EmbeddedChannel:
                 delivery = EmbeddedDelivery(self, row, subscription.queue, subscription)
                 self._hand_over(delivery, subscription)
             elif self.lost is None:
-                self.settle(self.returned, row.id)
+                self.settle(self.pile.returned, row.id)
 
     def _hand_over(self, delivery: Delivery, subscription: Subscription) -> None:
         try:

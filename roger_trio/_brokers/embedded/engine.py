@@ -9,16 +9,23 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Sequence
-from typing import Final
+from collections.abc import Sequence
+from typing import Final, NamedTuple
 
 from ..base import Message, PublishRefused, QueueCount, QueueMissing, QueueRefused, QueueSpec
-from .values import Broadcast, News, Row
+from .headers import pack, unpack
+from .post import Post
+from .values import News, Row, Stuck
 
 _PROMOTED_AT_ONCE: Final = 1000
 """Delayed messages moved in one transaction; the rest follow in the next."""
-_MAX_POST: Final = 1000
-"""Broadcasts that wait for a process; one that collects no more loses the newest."""
+
+
+class _Known(NamedTuple):
+    """A queue that is there: nothing of this ever changes."""
+
+    id: int
+    forwards: bool
 
 
 class Engine:
@@ -30,9 +37,9 @@ class Engine:
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._db = connection
-        self._ids: dict[str, int] = {}
+        self._known: dict[str, _Known] = {}
         self._stirred: set[int] = set()
-        self._called: set[str] = set()
+        self.post = Post(connection)
 
     # Transactions...
 
@@ -47,39 +54,49 @@ class Engine:
     def commit(self) -> News:
         """Make it last; return what there is to tell."""
         consumers = (each for queue in self._stirred for each in self._consuming_processes(queue))
-        news = News(frozenset(self._stirred), frozenset((*consumers, *self._called)))
+        news = News(frozenset(self._stirred), frozenset((*consumers, *self.post.called)))
         self._db.execute("COMMIT")
         self._stirred.clear()
-        self._called.clear()
+        self.post.called.clear()
         return news
 
     def roll_back(self) -> None:
         """Undo it, and forget what was read in it."""
-        self._ids.clear()
+        self._known.clear()
         self._stirred.clear()
-        self._called.clear()
+        self.post.called.clear()
         if self._db.in_transaction:  # SQLite undoes it by itself after some errors.
             self._db.execute("ROLLBACK")
 
     # Queues...
 
-    def declare(self, queues: Sequence[QueueSpec]) -> None:
-        """Make queues that are not there; refuse those that are there and differ.
+    def declare(self, queues: Sequence[QueueSpec]) -> frozenset[str]:
+        """Make queues that are not there, and return those; refuse those that differ.
 
         Raises:
-            QueueRefused: One exists with other properties; those before it are made.
+            QueueRefused: One exists with other properties, and none is made.
         """
+        self._check_properties(queues)
+        made: set[str] = set()
         for queue in queues:
-            wanted = _properties(queue)
-            self._db.execute(
+            inserted = self._db.execute(
                 "INSERT OR IGNORE INTO queues (name, single_active, spec) VALUES (?, ?, ?)",
-                (queue.name, int(queue.single_active), wanted),
+                (queue.name, int(queue.single_active), _properties(queue)),
             )
+            if inserted.rowcount:
+                made.add(queue.name)
             if queue.takes_delayed:
                 allow = "UPDATE queues SET takes_delayed = 1 WHERE name = ? AND NOT takes_delayed"
                 self._db.execute(allow, (queue.name,))
+        return frozenset(made)
+
+    def _check_properties(self, queues: Sequence[QueueSpec]) -> None:
+        new: dict[str, str] = {}
+        for queue in queues:
+            wanted = _properties(queue)
             select = "SELECT spec FROM queues WHERE name = ?"
-            (found,) = self._db.execute(select, (queue.name,)).fetchone()
+            row = self._db.execute(select, (queue.name,)).fetchone()
+            found = row[0] if row else new.setdefault(queue.name, wanted)
             if found != wanted:
                 raise QueueRefused(
                     f"queue {queue.name!r} is not what roger_trio needs: it was declared with "
@@ -92,14 +109,20 @@ class Engine:
         Raises:
             QueueMissing: There is no such queue.
         """
-        known = self._ids.get(name)
-        if known is not None:
-            return known
-        found = self._db.execute("SELECT id FROM queues WHERE name = ?", (name,)).fetchone()
-        if found is None:
+        known = self._find(name)
+        if known is None:
             raise QueueMissing(f"there is no queue {name!r}")
-        self._ids[name] = int(found[0])
-        return self._ids[name]
+        return known.id
+
+    def _find(self, name: str) -> _Known | None:
+        known = self._known.get(name)
+        if known is None:
+            find = "SELECT id, spec FROM queues WHERE name = ?"
+            found = self._db.execute(find, (name,)).fetchone()
+            if found is not None:
+                number, spec = found
+                known = self._known[name] = _Known(number, "forwards" in json.loads(spec))
+        return known
 
     def count(self, name: str) -> QueueCount:
         """Count the messages that are ready, and the consumers that get any."""
@@ -125,16 +148,21 @@ class Engine:
 
     # Messages...
 
-    def publish(self, name: str, messages: Iterable[Message], due: float | None) -> None:
+    def publish(self, name: str, messages: Sequence[Message], due: float | None) -> None:
         """Keep messages: ready at once, or at `due`.
 
         Raises:
-            PublishRefused: The queue was not declared to take delayed messages.
+            PublishRefused: The queue was not declared to take delayed messages; or it forwards
+                and a message does not say where to, or the other way round.
         """
         queue = self.queue_id(name)
         if due is not None:
             self._check_takes_delayed(queue, name)
-        rows = ((queue, each.message_id, _dump_headers(each), each.body, due) for each in messages)
+        self._check_onward(name, messages)
+        rows = (
+            (queue, each.message_id, pack(each.headers, each.onward), each.body, due)
+            for each in messages
+        )
         if due is None:
             self._db.executemany(
                 "INSERT INTO messages (queue, message_id, headers, body) VALUES (?, ?, ?, ?)",
@@ -153,6 +181,15 @@ class Engine:
         (takes_delayed,) = self._db.execute(find, (queue,)).fetchone()
         if not takes_delayed:
             raise PublishRefused(f"queue {name!r} is not one that takes delayed messages")
+
+    def _check_onward(self, name: str, messages: Sequence[Message]) -> None:
+        forwards = self._known[name].forwards
+        for each in messages:
+            if bool(each.onward) is not forwards:
+                rule = "forwards, and the message does not say where to"
+                if not forwards:
+                    rule = f"forwards nothing, and the message is to be sent on to {each.onward!r}"
+                raise PublishRefused(f"queue {name!r} {rule}")
 
     def promote(self, now: float) -> float | None:
         """Put delayed messages whose time has come at the tail of their queues, in order.
@@ -185,12 +222,14 @@ class Engine:
             queue: The queue's number.
             limit: The most to lend.
         """
+        # Of a single-active queue a channel that was taken back gets nothing, consumers or none.
         active = (
-            "SELECT channel = ? FROM consumers WHERE queue = ? AND "
-            "(SELECT single_active FROM queues WHERE id = ?) ORDER BY id LIMIT 1"
+            "SELECT single_active AND ? IS NOT "
+            "(SELECT channel FROM consumers WHERE queue = queues.id ORDER BY id LIMIT 1) "
+            "FROM queues WHERE id = ?"
         )
-        answer = self._db.execute(active, (channel, queue, queue)).fetchone()
-        if answer is not None and not answer[0]:
+        (waits_its_turn,) = self._db.execute(active, (channel, queue)).fetchone()
+        if waits_its_turn:
             return []
         return self._lend(channel, queue, limit, deliveries=1)
 
@@ -224,6 +263,34 @@ class Engine:
             found = self._db.execute(give_back, (number, channel)).fetchall()
             self._stirred.update(queue for (queue,) in found)
 
+    def forward(self, channel: int, numbers: Sequence[int]) -> list[Stuck]:
+        """Send messages on, each to the tail of the queue that its publisher named.
+
+        Only what is still on loan to `channel` is touched.
+
+        Returns:
+            Those whose queue is not there; they stay on loan.
+        """
+        stuck: list[Stuck] = []
+        for number in numbers:
+            find = "SELECT headers FROM messages WHERE id = ? AND channel = ?"
+            found = self._db.execute(find, (number, channel)).fetchone()
+            if found is None:
+                continue
+            onward, headers = unpack(found[0])
+            target = self._find(onward)
+            if target is None:
+                stuck.append(Stuck(number, onward))
+                continue
+            self._db.execute(
+                "INSERT INTO messages (queue, message_id, headers, body) "
+                "SELECT ?, message_id, ?, body FROM messages WHERE id = ?",
+                (target.id, pack(headers, ""), number),
+            )
+            self._db.execute("DELETE FROM messages WHERE id = ?", (number,))
+            self._stirred.add(target.id)
+        return stuck
+
     # Who borrows...
 
     def open_channel(self, channel: int, process: str) -> None:
@@ -248,6 +315,11 @@ class Engine:
         found = self._db.execute(stop, (channel,)).fetchall()
         self._stirred.update(queue for (queue,) in found)
 
+    def is_open(self, channel: int) -> bool:
+        """Tell whether a channel is still there, and its process was not taken for dead."""
+        find = "SELECT EXISTS (SELECT 1 FROM channels WHERE id = ?)"
+        return bool(self._db.execute(find, (channel,)).fetchone()[0])
+
     def close_channel(self, channel: int) -> None:
         """Take back all that is on loan to a channel, and forget it."""
         self.stop_consuming(channel)
@@ -262,8 +334,7 @@ class Engine:
         channels = self._db.execute(find, (process,)).fetchall()
         for (channel,) in channels:
             self.close_channel(channel)
-        self._db.execute("DELETE FROM listeners WHERE process = ?", (process,))
-        self._db.execute("DELETE FROM broadcasts WHERE process = ?", (process,))
+        self.post.forget(process)
         return len(channels)
 
     def processes(self) -> frozenset[str]:
@@ -278,54 +349,12 @@ class Engine:
         )
         return [row[0] for row in self._db.execute(find, (queue,))]
 
-    # Fan-out...
-
-    def listen(self, topic: str, process: str) -> None:
-        """Note that a process listens to a topic."""
-        add = "INSERT OR IGNORE INTO listeners (topic, process) VALUES (?, ?)"
-        self._db.execute(add, (topic, process))
-
-    def stop_listening(self, topic: str, process: str) -> None:
-        """Note that a process listens to a topic no more."""
-        remove = "DELETE FROM listeners WHERE topic = ? AND process = ?"
-        self._db.execute(remove, (topic, process))
-
-    def broadcast(self, topic: str, body: bytes) -> list[str]:
-        """Have every process that listens now collect `body`.
-
-        Returns:
-            The processes that do not get it, because too much waits for them already.
-        """
-        overdue: list[str] = []
-        find = "SELECT process FROM listeners WHERE topic = ?"
-        waiting = "SELECT count(*) FROM broadcasts WHERE process = ?"
-        for (process,) in self._db.execute(find, (topic,)).fetchall():
-            (unread,) = self._db.execute(waiting, (process,)).fetchone()
-            if unread >= _MAX_POST:
-                overdue.append(process)
-                continue
-            self._db.execute(
-                "INSERT INTO broadcasts (process, topic, body) VALUES (?, ?, ?)",
-                (process, topic, body),
-            )
-            self._called.add(process)
-        return overdue
-
-    def collect(self, process: str) -> list[Broadcast]:
-        """Return what was said to a process since it collected last, in order."""
-        find = "SELECT id, topic, body FROM broadcasts WHERE process = ? ORDER BY id"
-        rows = self._db.execute(find, (process,)).fetchall()
-        if rows:
-            remove = "DELETE FROM broadcasts WHERE process = ? AND id <= ?"
-            self._db.execute(remove, (process, rows[-1][0]))
-        return [Broadcast(topic, body) for _, topic, body in rows]
-
 
 def _properties(queue: QueueSpec) -> str:
     """Tell what must be the same whenever a queue is declared; what it has not is left out."""
-    properties = {"dead_letter": queue.dead_letter, "single_active": queue.single_active}
+    properties = {
+        "dead_letter": queue.dead_letter,
+        "single_active": queue.single_active,
+        "forwards": queue.forwards,
+    }
     return json.dumps({name: value for name, value in properties.items() if value})
-
-
-def _dump_headers(message: Message) -> str | None:
-    return json.dumps(dict(message.headers)) if message.headers else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from ..listening import Listener
 from .values import Broadcast
@@ -14,20 +14,22 @@ class Listeners:
     def __init__(self) -> None:
         self._listeners: dict[str, list[Listener]] = {}
 
-    def add(self, topic: str) -> Listener:
+    def add(self, topics: Collection[str]) -> Listener:
         """Add one."""
-        listener = Listener(topic)
-        self._listeners.setdefault(topic, []).append(listener)
+        listener = Listener(*topics)
+        for topic in topics:
+            self._listeners.setdefault(topic, []).append(listener)
         return listener
 
-    def remove(self, topic: str, listener: Listener) -> bool:
-        """Remove one; return whether it was the topic's last."""
+    def remove(self, topics: Collection[str], listener: Listener) -> list[str]:
+        """Remove one; return the topics to which nobody listens any more."""
         listener.close()
-        rest = self._listeners[topic]
-        rest.remove(listener)
-        if not rest:
+        for topic in topics:
+            self._listeners[topic].remove(listener)
+        left = [topic for topic in topics if not self._listeners[topic]]
+        for topic in left:
             del self._listeners[topic]
-        return not rest
+        return left
 
     def hand_out(self, broadcasts: Sequence[Broadcast]) -> None:
         """Give broadcasts to those who listen to their topics."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection
 from typing import NamedTuple
 
-from ..base import HeaderValue, Message
+from ..base import Message
 from .engine import Engine
+from .headers import unpack
 
 
 class Waiting(NamedTuple):
@@ -50,11 +50,11 @@ class MemoryEngine(Engine):
             "JOIN queues ON queues.id = found.queue ORDER BY kind, found.id"
         ).fetchall()
         return [
-            Waiting(name, Message(body, message_id, _load_headers(headers)), due)
+            Waiting(name, _message(body, message_id, headers), due)
             for name, body, message_id, headers, due in rows
         ]
 
 
-def _load_headers(headers: str | None) -> dict[str, HeaderValue] | None:
-    found: dict[str, HeaderValue] | None = json.loads(headers) if headers else None
-    return found
+def _message(body: bytes, message_id: str, packed: str | None) -> Message:
+    onward, headers = unpack(packed)
+    return Message(body, message_id, headers or None, onward)

@@ -2,8 +2,9 @@
 
 Each process keeps a lock on a file of its own, which the system lets go when the process dies,
 however it dies; and it reads a named pipe, into which others write a byte when there is something
-to do for it. So a dead process is known within moments, a living one is never taken for dead
-however long it is silent, and waiting costs nothing.
+to do for it. The others notice when nobody reads a pipe any more, and then look at the lock. So a
+dead process is known at once, a living one is never taken for dead however long it is silent, and
+waiting costs nothing.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import logging
-import math
 import os
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -21,16 +21,21 @@ from typing import Final, NoReturn, Protocol
 
 import trio
 
+from .deathwatch import Deathwatch
+
 _LOCK: Final = ".lock"
 _PIPE: Final = ".wake"
 _SCRAP: Final = 4096
 _INTERVAL: Final = 0.25
-"""Seconds between two looks for the dead."""
+"""Seconds between two looks for the dead, should nobody notice one."""
+_DYING: Final = 0.002
+"""Seconds between two looks at a process that has lost its pipe and not yet its lock."""
+_LOOKS_AT_DYING: Final = 10
 
 logger = logging.getLogger(__name__)
 
 _held: set[int] = set()
-"""Our locks. A forked child gets them too, and would keep them when we are dead."""
+"""Our locks and pipes. A forked child gets them too, and would keep them when we are dead."""
 
 
 def _let_go_in_child() -> None:
@@ -49,11 +54,6 @@ class Presence(Protocol):
     @property
     def name(self) -> str:
         """What the others know this one by."""
-        ...
-
-    @property
-    def interval(self) -> float:
-        """Seconds between two looks whether others have died."""
         ...
 
     def enter(self, on_woken: Callable[[], None]) -> None:
@@ -76,6 +76,14 @@ class Presence(Protocol):
         """Wake all others. Never raises."""
         ...
 
+    async def wait_death(self) -> None:
+        """Wait until another may have died, and at most until it is time to look anyway."""
+        ...
+
+    def lives(self, process: str) -> bool:
+        """Tell whether a process lives, frozen or not. Never raises."""
+        ...
+
     def find_dead(self, processes: Iterable[str]) -> list[str]:
         """Return those that do not live any more: of `processes`, and of those that left files."""
         ...
@@ -93,7 +101,6 @@ class FilePresence:
     """
 
     def __init__(self, database: str) -> None:
-        self.interval = _INTERVAL
         self._database = database
         self._file = self._folder = Path()
         self._identity = (0, 0)
@@ -101,6 +108,7 @@ class FilePresence:
         self._lock = -1
         self._pipe = -1
         self._known: dict[str, int] = {}
+        self._deathwatch = Deathwatch()
         self._unwoken: set[str] = set()
         self._on_woken: Callable[[], None] = lambda: None
 
@@ -136,16 +144,18 @@ class FilePresence:
         os.mkfifo(pipe, 0o600)
         # For reading and writing: with a writer of our own it never reports the end.
         self._pipe = os.open(pipe, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        _held.add(self._pipe)
 
     def leave(self, *, is_clean: bool) -> None:
         """Be gone; if not clean, the others find this one dead and clean up."""
         for process in list(self._known):
             self._forget(process)
+        self._deathwatch.close()
         if is_clean:
             _remove(self._folder, self.name)
-        _held.discard(self._lock)
         for descriptor in (self._pipe, self._lock):
             if descriptor >= 0:
+                _held.discard(descriptor)
                 os.close(descriptor)
         self._pipe = self._lock = -1
 
@@ -172,11 +182,7 @@ class FilePresence:
 
     def _wake(self, process: str) -> None:
         try:
-            if process not in self._known:
-                path = self._folder / f"{process}{_PIPE}"
-                flags = os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC
-                self._known[process] = os.open(path, flags)
-            os.write(self._known[process], b"\0")
+            os.write(self._reach(process), b"\0")
         except BlockingIOError:
             pass  # Its pipe is full: it has been woken often enough.
         except OSError as exc:
@@ -185,10 +191,32 @@ class FilePresence:
                 logger.warning("process %s cannot be woken now: %s", process, exc)
                 self._unwoken.add(process)
 
+    def _reach(self, process: str) -> int:
+        """Return the pipe of a process."""
+        if process not in self._known:
+            path = self._folder / f"{process}{_PIPE}"
+            pipe = self._known[process] = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            self._deathwatch.add(pipe)
+        return self._known[process]
+
     def _forget(self, process: str) -> None:
         descriptor = self._known.pop(process, None)
         if descriptor is not None:
+            self._deathwatch.remove(descriptor)
             os.close(descriptor)
+
+    async def wait_death(self) -> None:
+        """Wait until another has lost its pipe, and at most until it is time to look anyway."""
+        with trio.move_on_after(_INTERVAL):
+            lost = await self._deathwatch.wait()
+            dying = [process for process, pipe in self._known.items() if pipe in lost]
+            for process in dying:
+                self._forget(process)
+            # What a process had goes one by one when it dies, and its lock may be the last.
+            for _ in range(_LOOKS_AT_DYING):
+                if not any(map(self.lives, dying)):
+                    break
+                await trio.sleep(_DYING)
 
     def find_dead(self, processes: Iterable[str]) -> list[str]:
         """Return those that do not live any more: of `processes`, and of those that left files.
@@ -204,8 +232,19 @@ class FilePresence:
             self._forget(gone)
         unwoken, self._unwoken = self._unwoken, set()
         self.wake(unwoken)
+        for new in present - self._known.keys() - {self.name}:
+            with suppress(OSError):  # It is dying; or cannot be watched, and is looked at.
+                self._reach(new)
         suspects = {*processes, *present} - {self.name}
         return [each for each in suspects if not self._lives(each)]
+
+    def lives(self, process: str) -> bool:
+        """Tell whether a process lives, frozen or not; if that cannot be told, it does."""
+        try:
+            return process == self.name or self._lives(process)
+        except OSError as exc:
+            logger.warning("it cannot be told whether process %s lives: %s", process, exc)
+            return True
 
     def _lives(self, process: str) -> bool:
         try:
@@ -213,7 +252,8 @@ class FilePresence:
         except FileNotFoundError:
             return False
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Shared: two that look at once must not take each other for the one they look for.
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             return True
         finally:
@@ -230,7 +270,6 @@ class RunPresence:
     """A broker among those that share one database in memory, in one `trio.run`."""
 
     def __init__(self, present: dict[str, Callable[[], None]]) -> None:
-        self.interval = math.inf
         self._present = present
         self.name = token_hex(4)
 
@@ -255,6 +294,14 @@ class RunPresence:
     def wake_all(self) -> None:
         """Wake all others."""
         self.wake(list(self._present))
+
+    async def wait_death(self) -> None:
+        """Wait for ever: they live and die together."""
+        await trio.sleep_forever()
+
+    def lives(self, process: str) -> bool:
+        """Tell whether another is there."""
+        return process in self._present
 
     def find_dead(self, processes: Iterable[str]) -> list[str]:
         """Return nobody: they live and die together."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Final, NoReturn
 
@@ -17,26 +17,42 @@ import attrs
 import trio
 
 from ..base import BrokerError, ConnectionLost
-from .channels import EmbeddedChannel, Subscription
+from .channels import EmbeddedChannel, Pile, Subscription
 from .engine import Engine
 from .runner import Runner
-from .values import Broadcast, Row
+from .values import Broadcast, Row, Stuck
 
 logger = logging.getLogger(__name__)
 
 _RETRY: Final = 0.25
 """Seconds after which is tried again what the database did not take."""
+_RETRY_STUCK: Final = 1.0
+"""Seconds after which is tried again to send on what had nowhere to go."""
+_LENT_AT_ONCE: Final = 1000
+"""Messages claimed for one subscription in one transaction; the rest follow in the next."""
 
 
-@attrs.frozen
+@attrs.define
 class Settlements:
     """What one channel has to tell the database."""
 
     channel: EmbeddedChannel
-    acked: list[int]
-    returned: list[int]
+    pile: Pile
     is_last: bool
     """Whether the channel has ended."""
+    is_done: bool = False
+    """Whether a transaction has had them; it need not have been committed."""
+
+
+@attrs.frozen
+class Settled:
+    """What became of them."""
+
+    stuck: Sequence[tuple[EmbeddedChannel, Stuck]]
+    overdue: Collection[str]
+    """Processes that did not get what was said to them."""
+    superseded: Sequence[EmbeddedChannel]
+    """Channels that were taken back, because our process was taken for dead."""
 
 
 @attrs.frozen
@@ -45,13 +61,14 @@ class Claim:
 
     channel: EmbeddedChannel
     subscription: Subscription
-    room: int
+    limit: int
 
 
 @attrs.frozen
 class Turn:
     """What one turn of the pump brought."""
 
+    settled: Settled
     claimed: Sequence[Sequence[Row]]
     broadcasts: Sequence[Broadcast]
     next_due: float | None
@@ -65,6 +82,7 @@ class Pump:
         now: The clock of delays, in seconds.
         process: What the database knows us by.
         on_broadcasts: Takes what was said to us.
+        on_overdue: Takes the processes that do not get what was said to them.
         where: What logs call the database.
     """
 
@@ -74,17 +92,23 @@ class Pump:
         now: Callable[[], float],
         process: str,
         on_broadcasts: Callable[[Sequence[Broadcast]], None],
+        on_overdue: Callable[[Collection[str]], None],
         where: str,
     ) -> None:
         self._runner = runner
         self._now = now
         self._process = process
         self._on_broadcasts = on_broadcasts
+        self._on_overdue = on_overdue
         self._where = where
         self._channels: list[EmbeddedChannel] = []
         self._work = trio.Event()
         self._next_due = math.inf
         self._flushes: list[trio.Event] = []
+        self._unsure: list[Settlements] = []
+        """What the database may have been told, or not: we were cancelled meanwhile."""
+        self._missing: frozenset[str] = frozenset()
+        """Queues that messages could not be sent on to, for want of the queue."""
         self._stopped = False
         self.trouble = ""
         """Why the database did not take what it was told last, or ''."""
@@ -137,7 +161,7 @@ class Pump:
         """End every channel as if a connection were cut: what is not yet committed is void."""
         channels = list(self._channels)
         for channel in channels:
-            channel.take_settlements()
+            channel.take_pile()
             channel.lose(ConnectionLost(reason))
         for channel in channels:
             await channel.closed.wait()
@@ -169,9 +193,12 @@ class Pump:
                 self.trouble = ""
 
     def _until_due(self) -> float:
+        wait = math.inf
         if any(channel.subscriptions for channel in self._channels):
-            return max(0.0, self._next_due - self._now())
-        return math.inf
+            wait = max(0.0, self._next_due - self._now())
+        if any(channel.pile for channel in self._channels):
+            wait = min(wait, _RETRY_STUCK)
+        return wait
 
     def _report(self, trouble: str) -> None:
         if trouble != self.trouble:
@@ -185,8 +212,9 @@ class Pump:
             channel.lose(ConnectionLost("the broker is closed"))
         settlements, flushes = self._take_settlements(), self._take_flushes()
         self._stopped = True
+        leave = partial(_leave, unsure=self._unsure, settlements=settlements, process=self._process)
         try:
-            await self._runner.call(partial(_leave, settlements=settlements, process=self._process))
+            await self._runner.call(leave)
         except BrokerError as exc:
             text = "%s: %s; what was settled last will be redelivered"
             logger.error(text, self._where, exc)
@@ -200,8 +228,8 @@ class Pump:
         taken: list[Settlements] = []
         for channel in self._channels:
             is_last = channel.lost is not None
-            if is_last or channel.acked or channel.returned:
-                taken.append(Settlements(channel, *channel.take_settlements(), is_last))
+            if is_last or channel.pile:
+                taken.append(Settlements(channel, channel.take_pile(), is_last))
         return taken
 
     def _take_flushes(self) -> list[trio.Event]:
@@ -210,7 +238,7 @@ class Pump:
 
     def _take_claims(self) -> list[Claim]:
         claims = [
-            Claim(channel, subscription, subscription.room)
+            Claim(channel, subscription, min(subscription.room, _LENT_AT_ONCE))
             for channel in self._channels
             for subscription in channel.subscriptions
             if subscription.room
@@ -231,10 +259,9 @@ class Pump:
         )
         try:
             turn = await self._runner.call(work)
-        except BaseException:
-            # Settling twice does no harm, so it does none that this may have been done.
+        except BaseException as exc:
             self._flushes[:0] = flushes
-            self._put_back(settlements, claims)
+            self._put_back(settlements, claims, is_undone=isinstance(exc, BrokerError))
             raise
         self._next_due = math.inf if turn.next_due is None else turn.next_due
         for settled in settlements:
@@ -243,26 +270,67 @@ class Pump:
                 settled.channel.closed.set()
         for flush in flushes:
             flush.set()
+        self._consider(turn.settled)
         for claim, rows in zip(claims, turn.claimed, strict=True):
-            if len(rows) == claim.room:
+            if len(rows) == claim.limit:
                 claim.subscription.may_have_more = True
             claim.channel.receive(claim.subscription, rows)
+            if claim.subscription.room:
+                self.stir()  # It has more room than was claimed for it at once.
         if turn.broadcasts:
             self._on_broadcasts(turn.broadcasts)
 
-    def _put_back(self, settlements: Sequence[Settlements], claims: Sequence[Claim]) -> None:
-        for each in settlements:
-            each.channel.acked[:0] = each.acked
-            each.channel.returned[:0] = each.returned
+    def _consider(self, settled: Settled) -> None:
+        """Draw the conclusions from what became of settlements."""
+        for channel in settled.superseded:
+            text = "this process was taken for dead; what it had went to others"
+            channel.lose(ConnectionLost(text))
+        for channel, stuck in settled.stuck:
+            channel.pile.forwarded.append(stuck.id)
+        missing = frozenset(stuck.onward for _, stuck in settled.stuck)
+        for queue in missing - self._missing:
+            text = "%s: there is no queue %r: messages to be sent on to it stay where they are"
+            logger.warning(text, self._where, queue)
+        self._missing = missing
+        if settled.overdue:
+            self._on_overdue(settled.overdue)
+
+    def _put_back(
+        self, settlements: Sequence[Settlements], claims: Sequence[Claim], *, is_undone: bool
+    ) -> None:
+        if is_undone:
+            for each in settlements:
+                each.pile.precede(each.channel.pile)
+        else:
+            self._unsure += settlements
         for claim in claims:
             claim.subscription.may_have_more = True
 
 
-def _settle(engine: Engine, settlements: Sequence[Settlements]) -> None:
+def _settle(engine: Engine, settlements: Sequence[Settlements]) -> Settled:
+    stuck: list[tuple[EmbeddedChannel, Stuck]] = []
+    overdue: set[str] = set()
+    superseded: list[EmbeddedChannel] = []
     for each in settlements:
-        engine.settle(each.channel.number, each.acked, each.returned)
+        number, pile = each.channel.number, each.pile
+        engine.settle(number, pile.acked, pile.returned)
+        if pile.forwarded:
+            found = engine.forward(number, pile.forwarded)
+            stuck += [(each.channel, one) for one in found if not each.is_last]
+        if pile.said:
+            if engine.is_open(number):
+                overdue.update(_say(engine, pile.said))
+            else:
+                superseded.append(each.channel)
         if each.is_last:
-            engine.close_channel(each.channel.number)
+            engine.close_channel(number)
+        each.is_done = True
+    return Settled(stuck, overdue, superseded)
+
+
+def _say(engine: Engine, said: Sequence[Broadcast]) -> set[str]:
+    """Broadcast; return the processes that do not get all of it."""
+    return {each for one in said for each in engine.post.broadcast(one.topic, one.body).overdue}
 
 
 def _turn(
@@ -272,14 +340,20 @@ def _turn(
     now: float,
     process: str,
 ) -> Turn:
-    _settle(engine, settlements)
+    settled = _settle(engine, settlements)
     next_due = engine.promote(now)
     claimed = [
-        engine.claim(each.channel.number, each.subscription.number, each.room) for each in claims
+        engine.claim(each.channel.number, each.subscription.number, each.limit) for each in claims
     ]
-    return Turn(claimed, engine.collect(process), next_due)
+    return Turn(settled, claimed, engine.post.collect(process), next_due)
 
 
-def _leave(engine: Engine, settlements: Sequence[Settlements], process: str) -> None:
-    _settle(engine, settlements)
+def _leave(
+    engine: Engine,
+    unsure: Sequence[Settlements],
+    settlements: Sequence[Settlements],
+    process: str,
+) -> None:
+    # What was asked before this was done before this, if it was: nothing is to be said twice.
+    _settle(engine, [*(each for each in unsure if not each.is_done), *settlements])
     engine.close_process(process)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import attrs
@@ -22,6 +23,23 @@ class Broadcast(NamedTuple):
 
     topic: str
     body: bytes
+
+
+class Audience(NamedTuple):
+    """The processes that listen to a topic."""
+
+    listening: Sequence[str]
+    """All of them, dead ones that nobody has found yet among them."""
+    overdue: Sequence[str]
+    """Those that do not get the broadcast, because too much waits for them already."""
+
+
+class Stuck(NamedTuple):
+    """A message that could not be sent on."""
+
+    id: int
+    onward: str
+    """The queue that is not there."""
 
 
 @attrs.frozen
