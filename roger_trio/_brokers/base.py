@@ -62,6 +62,8 @@ class QueueSpec:
     """Whether delayed publishes may end in this queue."""
     single_active: bool = False
     """Whether one consumer gets all deliveries, until it goes and the next one does."""
+    forwards: bool = False
+    """Whether `Delivery.forward` may send its messages on, each to its own `Message.onward`."""
 
 
 @attrs.frozen
@@ -71,6 +73,8 @@ class Message:
     body: bytes
     message_id: str = ""
     headers: Mapping[str, HeaderValue] | None = None
+    onward: str = ""
+    """In a queue that forwards: the existing queue that `Delivery.forward` sends it to."""
 
 
 @attrs.frozen(kw_only=True)
@@ -124,6 +128,21 @@ class Delivery(Protocol):
         """Settle: the broker puts the message back where it was."""
         ...
 
+    def forward(self) -> None:
+        """Settle: the broker moves the message to the queue its publisher named as `onward`.
+
+        Only for queues declared with `QueueSpec.forwards`. The broker keeps the message until the
+        other queue has it; it may arrive twice, and not be lost.
+
+        Raises:
+            PublishRefused: Its publisher named none, and it stays on loan.
+        """
+        ...
+
+    def drop_body(self) -> None:
+        """Let go of the body, which is then empty: for a delivery that is held for long."""
+        ...
+
 
 class Channel(Protocol):
     """One queue consumer's lane to the broker; its deliveries are settled on it alone."""
@@ -163,6 +182,18 @@ class Channel(Protocol):
         """
         ...
 
+    def say(self, topic: str, body: bytes) -> None:
+        """Broadcast on this channel, without the broker's word on it; does not block.
+
+        Whoever hears it knows that the channel was alive when the broker took it, and so that a
+        single-active subscription on this channel was still ours. It keeps its order with the
+        settlements and the other broadcasts of this channel. With nobody listening it is gone.
+
+        Raises:
+            ConnectionLost: The channel is gone; nobody hears it.
+        """
+        ...
+
     async def flush(self) -> None:
         """Wait until every settlement so far has been handed to the operating system."""
         ...
@@ -197,13 +228,17 @@ class Broker(Protocol):
         """Wait until the broker can be reached."""
         ...
 
-    async def declare(self, queues: Sequence[QueueSpec], *, afresh: bool = False) -> None:
+    async def declare(self, queues: Sequence[QueueSpec], *, afresh: bool = False) -> frozenset[str]:
         """Make sure that `queues` exist, in this order, and survive what the broker promises.
 
         Args:
             queues: The queues.
             afresh: Whether to ask the broker even if they were declared before: one may have been
                 deleted since.
+
+        Returns:
+            The names of those that were not there and were made by this call, or by an earlier
+            one that failed half way. Of several that declare a queue at once, one made it.
 
         Raises:
             QueueRefused: One exists with other arguments; the message names both sides.
@@ -223,7 +258,8 @@ class Broker(Protocol):
         Raises:
             QueueMissing: There is no such queue, and it was never declared here.
             MessageTooLarge: The message, or what is beside its body, is too large.
-            PublishRefused: The broker said no, or the queue takes no delayed messages.
+            PublishRefused: The broker said no, or the queue takes no delayed messages; the queue
+                forwards and the message says not where to, or says it and the queue does not.
             QueueRefused: The queue had to be declared again, and the broker would not have it.
         """
         ...
@@ -272,7 +308,7 @@ class Broker(Protocol):
         """
         ...
 
-    async def broadcast(self, topic: str, body: bytes) -> None:
+    async def broadcast(self, topic: str, body: bytes) -> bool:
         """Hand `body` to everybody who listens to `topic` now, in all processes.
 
         It is kept for nobody: who listens later, or loses the connection, misses it.
@@ -281,13 +317,19 @@ class Broker(Protocol):
             topic: Letters, digits, ``_``, ``-`` and ``.``; need not exist.
             body: What to say.
 
+        Returns:
+            Whether anybody listens: a process that is frozen still does, one that died does not.
+
         Raises:
             PublishRefused: The broker said no.
         """
         ...
 
-    def listen(self, topic: str) -> AbstractAsyncContextManager[trio.MemoryReceiveChannel[bytes]]:
-        """Receive what is broadcast to `topic` from now on, in the order it was said.
+    def listen(self, *topics: str) -> AbstractAsyncContextManager[trio.MemoryReceiveChannel[bytes]]:
+        """Receive what is broadcast to any of `topics` from now on, in the order it was said.
+
+        All of them are heard, or none: after a lost connection, hearing anything on one topic
+        means that nothing said later on the others is missed.
 
         The channel is bounded: who leaves too much unread loses the newest, and a WARNING says so
         once. What is said while the connection is lost is missed.

@@ -37,12 +37,11 @@ class RabbitKit:
     def new_name(self) -> str:
         name = f"{self.prefix}c-{secrets.token_hex(4)}"
         self.queues.add(name)
+        self.exchanges.add(name)  # A queue that forwards has one of its own.
         return name
 
     def new_topic(self) -> str:
-        topic = f"topic-{secrets.token_hex(4)}"
-        self.exchanges.add(topology.topic_exchange(self.prefix, topic))
-        return topic
+        return f"topic-{secrets.token_hex(4)}"
 
     @asynccontextmanager
     async def _other_broker(self) -> AsyncIterator[Broker]:
@@ -157,7 +156,7 @@ async def run_rabbit(setup: RabbitSetup) -> AsyncIterator[Kit]:
     levels = [topology.level_name(setup.prefix, level) for level in range(topology.LEVELS)]
     setup.queues.update(levels)
     ends = (topology.last_exchange(setup.prefix), topology.marker_exchange(setup.prefix))
-    setup.exchanges.update(levels, ends)
+    setup.exchanges.update(levels, ends, (topology.topics_exchange(setup.prefix),))
     direct = AmqpConfig.from_url(setup.url)
     proxy = Proxy(direct.host, direct.port)
     async with trio.open_nursery() as nursery:

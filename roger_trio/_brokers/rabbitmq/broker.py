@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Final, NoReturn
 
@@ -27,12 +27,10 @@ from ..base import (
     Message,
     PublishRefused,
     QueueCount,
-    QueueMissing,
-    QueueRefused,
     QueueSpec,
 )
 from . import topology
-from .connection import Connection
+from .declaring import Declarations
 from .getting import Browse
 from .link import Link
 from .publishing import Batch, Confirmation, write_all
@@ -43,8 +41,6 @@ logger = logging.getLogger(__name__)
 
 QUEUE_HEADER: Final = "roger-queue"
 """Header of a delayed message that names the queue it is for."""
-_MOURNING: Final = 0.5
-"""Seconds between a queue's death being noticed and its being made anew."""
 _SETTLE_TIMEOUT: Final = 30.0
 _RETURN_TIME: Final = 0.1
 _RETURN_TIME_EACH: Final = 0.002
@@ -71,13 +67,13 @@ class RabbitBroker:
         self._links = tuple(dict.fromkeys((self._publishing, self._consuming)))
         self._topics = Topics(prefix, self._publishing, self._consuming)
         self._watch = ConsumerWatch(self.count, self._may_idle)
-        self._specs: dict[str, QueueSpec] = {}
-        self._declared: dict[str, float] = {}
-        """Name → the time from which it is crash-safe."""
-        self._declared_at: tuple[int, ...] = ()
-        self._declaring = trio.Lock()
-        self._levels_doubted = False
-        """Whether a level of delays was seen to be missing although the marker is there."""
+        self._declarations = Declarations(
+            prefix,
+            config.queue_settle_time,
+            self._consuming,
+            self._links,
+            self._watch.queue_was_missing,
+        )
 
     # Running...
 
@@ -139,57 +135,13 @@ class RabbitBroker:
 
     # Declaring...
 
-    async def declare(self, queues: Sequence[QueueSpec], *, afresh: bool = False) -> None:
-        """Make sure that `queues` exist and are crash-safe.
+    async def declare(self, queues: Sequence[QueueSpec], *, afresh: bool = False) -> frozenset[str]:
+        """Make sure that `queues` exist and are crash-safe; return the names of the new ones.
 
         Raises:
             QueueRefused: One exists with other arguments; the message names both sides.
         """
-        self._forget_after_reconnect()
-        if afresh:
-            for each in queues:
-                self._declared.pop(each.name, None)
-        if any(each.name not in self._declared for each in queues):
-            async with self._declaring:
-                for each in queues:
-                    if each.name not in self._declared:
-                        is_new = await self._declare(each)
-                        self._specs[each.name] = each
-                        self._note_declared(each.name, is_new=is_new)
-        await self._wait_crash_safe([each.name for each in queues])
-
-    def _forget_after_reconnect(self) -> None:
-        """A connection may have been lost because the broker was replaced by an empty one."""
-        generations = tuple(link.generation for link in self._links)
-        if generations != self._declared_at:
-            self._declared_at = generations
-            self._declared.clear()
-
-    def _note_declared(self, name: str, *, is_new: bool) -> None:
-        settling = self._config.queue_settle_time if is_new else 0.0
-        self._declared[name] = trio.current_time() + settling
-
-    async def _wait_crash_safe(self, names: Iterable[str]) -> None:
-        """Wait out the first second of a quorum queue, in which a killed broker forgets it."""
-        safe_at = max((self._declared.get(name, 0.0) for name in names), default=0.0)
-        if safe_at > trio.current_time():
-            await trio.sleep_until(safe_at)
-
-    async def _declare(self, queue: QueueSpec) -> bool:
-        """Declare a queue; return whether it is new."""
-        arguments = topology.queue_arguments(queue)
-        connection = await self._consuming.wait_up()
-        is_new = await _declare_quorum(connection, queue.name, arguments)
-        if is_new:
-            self._watch.queue_was_missing(queue.name)
-        if queue.takes_delayed:
-            await self._declare_last(connection)
-            pattern = topology.destination_pattern(queue.name)
-            last = topology.last_exchange(self._prefix)
-            await connection.control(
-                spec.Queue.Bind(queue=queue.name, exchange=last, routing_key=pattern)
-            )
-        return is_new
+        return await self._declarations.declare(queues, afresh=afresh)
 
     async def declare_delays(self) -> None:
         """Make sure that the levels of delays exist.
@@ -198,61 +150,7 @@ class RabbitBroker:
             QueueRefused: One exists with other arguments; the message names both sides.
             ConnectionLost: The connection was lost on the way.
         """
-        marker = topology.marker_exchange(self._prefix)
-        self._forget_after_reconnect()
-        if marker not in self._declared:
-            async with self._declaring:
-                if marker not in self._declared:
-                    await self._declare_levels_once(marker)
-        await self._wait_crash_safe([marker])
-
-    async def _declare_levels_once(self, marker: str) -> None:
-        connection = await self._consuming.wait_up()
-        is_new = not await _exists(connection, spec.Exchange.Declare(exchange=marker, passive=True))
-        if is_new or self._levels_doubted:
-            await self._declare_levels(connection)
-            await connection.control(spec.Exchange.Declare(exchange=marker, durable=True))
-        self._levels_doubted = False
-        self._note_declared(marker, is_new=is_new)
-
-    async def _declare_levels(self, connection: Connection) -> None:
-        await self._declare_last(connection)
-        for level in range(topology.LEVELS):
-            name = topology.level_name(self._prefix, level)
-            await connection.control(
-                spec.Exchange.Declare(exchange=name, exchange_type="topic", durable=True)
-            )
-            await _declare_quorum(connection, name, topology.level_arguments(self._prefix, level))
-            through = topology.level_pattern(level, through=True)
-            past = topology.level_pattern(level, through=False)
-            below = topology.exchange_below(self._prefix, level)
-            await connection.control(
-                spec.Queue.Bind(queue=name, exchange=name, routing_key=through)
-            )
-            await connection.control(
-                spec.Exchange.Bind(destination=below, source=name, routing_key=past)
-            )
-
-    async def _declare_last(self, connection: Connection) -> None:
-        """Declare where delayed messages end, and the queue for those that have no other."""
-        last, other = topology.last_exchange(self._prefix), topology.unroutable(self._prefix)
-        if last in self._declared:
-            return
-        arguments = topology.queue_arguments(QueueSpec(name=other))
-        is_new = await _declare_quorum(connection, other, arguments)
-        await connection.control(
-            spec.Exchange.Declare(exchange=other, exchange_type="fanout", durable=True)
-        )
-        await connection.control(spec.Queue.Bind(queue=other, exchange=other))
-        await connection.control(
-            spec.Exchange.Declare(
-                exchange=last,
-                exchange_type="topic",
-                durable=True,
-                arguments=dict(topology.last_arguments(self._prefix)),
-            )
-        )
-        self._note_declared(last, is_new=is_new)
+        await self._declarations.declare_delays()
 
     # Publishing...
 
@@ -264,6 +162,7 @@ class RabbitBroker:
         self, queue: str, messages: Sequence[Message], *, delay: float = 0.0
     ) -> None:
         """Publish all, pipelined and in order; return when all are confirmed."""
+        self._check_onward(queue, messages, delay)
         batch = Batch(_addressed(queue, messages) if delay > 0 else messages)
         while batch.left:
             try:
@@ -276,8 +175,8 @@ class RabbitBroker:
     async def _publish_once(self, queue: str, delay: float, batch: Batch) -> None:
         """Publish what is left of a batch, and note what has to go out again."""
         if batch.missing is not None:
-            await self._declare_again(queue, batch.missing)
-        exchange, key = await self._route(queue, delay)
+            await self._declarations.declare_again(queue, batch.missing)
+        exchange, key = await self._route(queue, delay, batch.left)
         connection = await self._publishing.wait_up()
         publisher = await connection.publisher()
         confirmation = Confirmation(len(batch.left))
@@ -285,13 +184,33 @@ class RabbitBroker:
         await confirmation.wait()
         batch.note(confirmation.failures)
 
-    async def _route(self, queue: str, delay: float) -> tuple[str, str]:
+    def _check_onward(self, queue: str, messages: Sequence[Message], delay: float) -> None:
+        """Refuse messages that could not be forwarded, or say that they are and are not."""
+        known = self._declarations.known(queue)
+        onward = [each.onward for each in messages]
+        forwards = any(onward) if known is None else known.forwards
+        if forwards and not all(onward):
+            raise PublishRefused(
+                f"queue {queue!r} forwards: each message must say where to (onward), got none"
+            )
+        if forwards and delay > 0:
+            raise PublishRefused(f"queue {queue!r} takes no delayed messages")
+        if not forwards and any(onward):
+            raise PublishRefused(
+                f"queue {queue!r} does not forward, got a message for {max(onward)!r}"
+            )
+
+    async def _route(
+        self, queue: str, delay: float, messages: Sequence[Message]
+    ) -> tuple[str, str]:
         """Decide the exchange and routing key; make sure of all that a delayed message passes."""
+        if any(each.onward for each in messages[:1]):
+            return queue, ""  # The key is each message's own.
         if not delay > 0:
             return "", queue
         if delay > topology.MAX_DELAY:
             raise PublishRefused(f"expected a delay of at most {topology.MAX_DELAY} s, got {delay}")
-        known = self._specs.get(queue)
+        known = self._declarations.known(queue)
         if known is None:
             await self.count(queue)  # The levels would take it, and lose it at their end.
         elif not known.takes_delayed:
@@ -301,34 +220,17 @@ class RabbitBroker:
         await self.declare_delays()
         return topology.delay_route(self._prefix, queue, delay)
 
-    async def _declare_again(self, queue: str, missing: QueueMissing) -> None:
-        """Make good a queue that was deleted behind our back, and what goes with it."""
-        known = self._specs.get(queue)
-        if known is None:
-            raise missing
-        logger.warning("queue %r: %s; declaring it again", queue, missing)
-        # Not before the broker has told its consumers: RabbitMQ 3.10 would give the new queue's
-        # first messages to consumers of the old one, who never see them.
-        await trio.sleep(_MOURNING)
-        target = self._specs.get(known.dead_letter or "")
-        specs = (known,) if target is None else (target, known)
-        ways = (topology.marker_exchange(self._prefix), topology.last_exchange(self._prefix))
-        for name in (*(each.name for each in specs), *ways):
-            self._declared.pop(name, None)
-        self._levels_doubted = True
-        await self.declare(specs)
-
     # Consuming, looking, counting...
 
     def _may_idle(self, queue: str) -> bool:
-        known = self._specs.get(queue)
+        known = self._declarations.known(queue)
         return known is not None and known.single_active
 
     @asynccontextmanager
     async def open_channel(self) -> AsyncGenerator[Channel]:
         """Open a channel to consume on."""
-        connection = await self._consuming.wait_up()
-        async with connection.open_consumer() as channel:
+        connection = await self._topics.prepare(self._consuming)
+        async with connection.open_consumer(self._topics.exchange) as channel:
             with self._watch.watching(channel.data):
                 yield channel
 
@@ -367,13 +269,13 @@ class RabbitBroker:
             messages=int(answer.message_count or 0), consumers=int(answer.consumer_count or 0)
         )
 
-    async def broadcast(self, topic: str, body: bytes) -> None:
-        """Hand `body` to everybody who listens to `topic` now; see `Broker`."""
-        await self._topics.broadcast(topic, body)
+    async def broadcast(self, topic: str, body: bytes) -> bool:
+        """Hand `body` to everybody who listens to `topic` now; return whether anybody does."""
+        return await self._topics.broadcast(topic, body)
 
-    def listen(self, topic: str) -> AbstractAsyncContextManager[trio.MemoryReceiveChannel[bytes]]:
-        """Receive what is broadcast to `topic` from now on; see `Broker`."""
-        return self._topics.listen(topic)
+    def listen(self, *topics: str) -> AbstractAsyncContextManager[trio.MemoryReceiveChannel[bytes]]:
+        """Receive what is broadcast to any of `topics` from now on; see `Broker`."""
+        return self._topics.listen(*topics)
 
     async def _control(self, frame: Any) -> Any:
         connection = await self._consuming.wait_up()
@@ -386,29 +288,6 @@ def _addressed(queue: str, messages: Sequence[Message]) -> Sequence[Message]:
         attrs.evolve(each, headers={**(each.headers or {}), QUEUE_HEADER: queue})
         for each in messages
     ]
-
-
-async def _declare_quorum(connection: Connection, name: str, arguments: topology.Arguments) -> bool:
-    """Declare a durable queue; return whether it is new."""
-    declare = spec.Queue.Declare(queue=name, durable=True, arguments=dict(arguments))
-    try:
-        is_new = not await _exists(connection, spec.Queue.Declare(queue=name, passive=True))
-        await connection.control(declare)
-    except QueueRefused as exc:
-        raise QueueRefused(
-            f"queue {name!r} is not what roger_trio needs: {exc}; "
-            f"roger_trio declares it durable with {arguments}; "
-            "delete or rename the queue that is there, or choose another prefix"
-        ) from exc
-    return is_new
-
-
-async def _exists(connection: Connection, passive: Any) -> bool:
-    try:
-        await connection.control(passive)
-    except QueueMissing:
-        return False
-    return True
 
 
 def _log_stray_error(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

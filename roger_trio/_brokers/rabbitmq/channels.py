@@ -18,6 +18,7 @@ from ..base import (
     BrokerError,
     ConnectionLost,
     Delivery,
+    PublishRefused,
     QueueMissing,
 )
 from . import frames
@@ -180,7 +181,16 @@ def channel_error(reason: frames.CloseReason) -> BrokerError:
 class RabbitDelivery:
     """One message on loan; see `Delivery` in ``base.py``."""
 
-    __slots__ = ("_channel", "_header", "_settled", "_tag", "body", "queue", "redelivered")
+    __slots__ = (
+        "_channel",
+        "_header",
+        "_method",
+        "_settled",
+        "_tag",
+        "body",
+        "queue",
+        "redelivered",
+    )
 
     def __init__(
         self,
@@ -188,11 +198,13 @@ class RabbitDelivery:
         tag: int,
         queue: str,
         redelivered: bool,  # noqa: FBT001 -- as above
+        method: bytes,
         header: bytes,
         body: bytes,
     ) -> None:
         self._channel = channel
         self._tag = tag
+        self._method = method
         self._header = header
         self._settled = False
         self.queue = queue
@@ -216,6 +228,27 @@ class RabbitDelivery:
     def give_back(self) -> None:
         """Settle: the broker puts the message back where it was."""
         self._settle(frames.nack)
+
+    def forward(self) -> None:
+        """Settle: the broker dead-letters the message to the queue its publisher named.
+
+        Raises:
+            PublishRefused: Its publisher named none, and it stays on loan.
+        """
+        self.check_onward()
+        self._settle(frames.reject)
+
+    def check_onward(self) -> None:
+        """Raise `PublishRefused` unless it can be forwarded: the broker would drop it."""
+        if frames.delivered_through(self._method) != self.queue:
+            raise PublishRefused(
+                f"a message in queue {self.queue!r} cannot be forwarded: "
+                "it was not published to a queue that forwards, with the queue it goes on to"
+            )
+
+    def drop_body(self) -> None:
+        """Let go of the body, which is then empty."""
+        self.body = b""
 
     def _settle(self, make: Callable[[int, int], bytes]) -> None:
         self.mark_settled()
@@ -301,7 +334,9 @@ class ConsumeChannel(Channel):
         self.arrived += 1
         self.on_loan += 1
         try:
-            on_delivery(RabbitDelivery(self, number, queue, bool(redelivered & 1), header, body))
+            on_delivery(
+                RabbitDelivery(self, number, queue, bool(redelivered & 1), method, header, body)
+            )
         except Exception:  # A bug of one consumer must not cost all others the connection.
             logger.exception("queue %r: a delivery could not be handed over", queue)
             self.close(ConnectionLost(f"a delivery of queue {queue!r} could not be handed over"))

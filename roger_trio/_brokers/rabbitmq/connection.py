@@ -21,6 +21,7 @@ from ..base import (
     QueueMissing,
     QueueRefused,
 )
+from . import frames
 from .channels import ConsumeChannel
 from .getting import GetChannel
 from .publishing import PublishChannel
@@ -56,6 +57,11 @@ class Connection:
         self._control_lock = trio.Lock()
         self._publisher: PublishChannel | None = None
         self._publisher_lock = trio.Lock()
+
+    @property
+    def frame_max(self) -> int:
+        """The largest frame that may be sent, in bytes."""
+        return self._amqp.connection_tune.frame_max or _DEFAULT_FRAME_MAX
 
     # Control, by aiormq...
 
@@ -148,21 +154,24 @@ class Connection:
             if self._publisher is None or self._publisher.closed is not None:
                 channel = await self._open_channel()
                 number = channel.number
-                frame_max = self._amqp.connection_tune.frame_max or _DEFAULT_FRAME_MAX
-                publisher = PublishChannel(self.transport, number, frame_max)
+                publisher = PublishChannel(self.transport, number, self.frame_max)
                 await self.call(channel.rpc, spec.Confirm.Select())
                 self.transport.attach(number, publisher)
                 self._publisher = publisher
             return self._publisher
 
     @asynccontextmanager
-    async def open_consumer(self) -> AsyncGenerator[RabbitChannel]:
-        """Open a channel to consume on; at exit its unsettled deliveries go back."""
+    async def open_consumer(self, topics: str) -> AsyncGenerator[RabbitChannel]:
+        """Open a channel to consume on; at exit its unsettled deliveries go back.
+
+        Args:
+            topics: The exchange for what is said on it; it must exist by then.
+        """
         control = await self._open_channel()
         data = ConsumeChannel(self.transport, control.number)
         self.transport.attach(control.number, data)
         try:
-            yield RabbitChannel(self, control, data)
+            yield RabbitChannel(self, control, data, topics)
         finally:
             await self._close_channel(control, data)
 
@@ -210,10 +219,12 @@ class RabbitChannel:
         connection: Connection,
         control: aiormq.Channel,
         data: ConsumeChannel,
+        topics: str,
     ) -> None:
         self._connection = connection
         self._control = control
         self._data = data
+        self._topics = topics
         self._consumers = 0
 
     @property
@@ -247,6 +258,13 @@ class RabbitChannel:
     async def wait_lost(self) -> NoReturn:
         """Wait until the channel is gone."""
         await self._data.wait_lost()
+
+    def say(self, topic: str, body: bytes) -> None:
+        """Broadcast on this channel, without the broker's word on it; see `Channel`."""
+        number = self._data.number
+        method = frames.publish_method(number, self._topics, topic, mandatory=False)
+        content = frames.content(number, body, b"", None, self._connection.frame_max)
+        self._data.write(method + content)
 
     async def flush(self) -> None:
         """Wait until every settlement so far has been handed to the operating system."""

@@ -45,6 +45,7 @@ BASIC_DELIVER: Final = 60 << 16 | 60
 BASIC_GET_OK: Final = 60 << 16 | 71
 BASIC_GET_EMPTY: Final = 60 << 16 | 72
 BASIC_ACK: Final = 60 << 16 | 80
+BASIC_REJECT: Final = 60 << 16 | 90
 BASIC_NACK: Final = 60 << 16 | 120
 
 _PERSISTENT: Final = b"\x02"
@@ -82,14 +83,22 @@ def nack(channel: int, tag: int) -> bytes:
     return _settle.pack(METHOD, channel, _SETTLE_SIZE, BASIC_NACK, tag, 2, FRAME_END)
 
 
+def reject(channel: int, tag: int) -> bytes:
+    """Make a ``basic.reject`` that has one delivery dead-lettered."""
+    return _settle.pack(METHOD, channel, _SETTLE_SIZE, BASIC_REJECT, tag, 0, FRAME_END)
+
+
 def get(channel: int, queue: str) -> bytes:
     """Make a ``basic.get`` that has to be acknowledged."""
     return _method(channel, 60 << 16 | 70, b"\x00\x00" + short_string(queue) + b"\x00")
 
 
-def publish_method(channel: int, exchange: str, routing_key: str) -> bytes:
-    """Make the ``basic.publish`` frame of a mandatory message; the same for a destination."""
-    payload = b"\x00\x00" + short_string(exchange) + short_string(routing_key) + b"\x01"
+def publish_method(
+    channel: int, exchange: str, routing_key: str, *, mandatory: bool = True
+) -> bytes:
+    """Make the ``basic.publish`` frame of a message; the same for a destination."""
+    flags = b"\x01" if mandatory else b"\x00"
+    payload = b"\x00\x00" + short_string(exchange) + short_string(routing_key) + flags
     return _method(channel, 60 << 16 | 40, payload)
 
 
@@ -196,6 +205,13 @@ def close_reason(payload: bytes) -> CloseReason:
 def read_short_string(data: bytes, offset: int) -> str:
     """Read the short string that starts at `offset`."""
     return data[offset + 1 : offset + 1 + data[offset]].decode("utf-8", "replace")
+
+
+def delivered_through(payload: bytes) -> str:
+    """Read from ``basic.deliver`` or ``basic.get-ok`` the exchange that a message went through."""
+    (method,) = method_id.unpack_from(payload)
+    consumer_tag = 1 + payload[4] if method == BASIC_DELIVER else 0
+    return read_short_string(payload, method_id.size + consumer_tag + tag_and_flag.size)
 
 
 @attrs.frozen

@@ -21,19 +21,18 @@ PAGE: Final = 32
 class TakenDelivery(RabbitDelivery):
     """A message that was taken; what is decided about it is sent by `Browse.settle`."""
 
-    is_acked = False
-    """Whether it has been acknowledged."""
+    settlement: Callable[[int, int], bytes] = staticmethod(frames.nack)
+    """What makes the frame that settles it."""
 
-    def ack(self) -> None:
-        """Settle: the broker forgets the message."""
+    @property
+    def goes_back(self) -> bool:
+        """Whether it is put back where it was."""
+        return self.settlement is frames.nack
+
+    def _settle(self, make: Callable[[int, int], bytes]) -> None:
         self._channel.check_open()
         self.mark_settled()
-        self.is_acked = True
-
-    def give_back(self) -> None:
-        """Settle: the broker puts the message back where it was."""
-        self._channel.check_open()
-        self.mark_settled()
+        self.settlement = make
 
 
 class GetChannel(Channel):
@@ -75,7 +74,7 @@ class GetChannel(Channel):
         """Keep a message that was got."""
         number, redelivered = frames.tag_and_flag.unpack_from(method, 4)
         self._taken.append(
-            TakenDelivery(self, number, self._queue, bool(redelivered & 1), header, body)
+            TakenDelivery(self, number, self._queue, bool(redelivered & 1), method, header, body)
         )
         self._count()
 
@@ -89,7 +88,7 @@ class GetChannel(Channel):
             self._answered.set()
 
     def settle(self, taken: Sequence[TakenDelivery]) -> int:
-        """Settle what was taken: acknowledge what was acknowledged, give the rest back in order.
+        """Settle what was taken as was decided, and give the rest back in order.
 
         Returns:
             How many were given back.
@@ -97,9 +96,8 @@ class GetChannel(Channel):
         if self.closed is not None:
             return 0
         for each in taken:
-            make = frames.ack if each.is_acked else frames.nack
-            self.write(make(self.number, each.tag))
-        return sum(not each.is_acked for each in taken)
+            self.write(each.settlement(self.number, each.tag))
+        return sum(each.goes_back for each in taken)
 
 
 class Browse:

@@ -182,7 +182,8 @@ class PublishChannel(Channel):
                 and pending.message_id == message_id
                 and pending.body == body
             ):
-                pending.returned = QueueMissing(f"{returned.reason}: queue {returned.key!r}")
+                where = returned.exchange or returned.key
+                pending.returned = QueueMissing(f"{returned.reason}: queue {where!r}")
                 return
 
     def close_error(self, reason: frames.CloseReason) -> BrokerError:
@@ -256,13 +257,21 @@ async def write_all(
     messages: Sequence[Message],
     confirmation: Confirmation,
 ) -> None:
-    """Write messages as the window allows; those that cannot be written count as lost."""
+    """Write messages as the window allows; those that cannot be written count as lost.
+
+    Args:
+        publisher: The channel to write on.
+        exchange: Where all of them go.
+        key: The routing key of those that are not to go onward; that of others is where they go.
+        messages: The messages.
+        confirmation: Is told of each.
+    """
     for position, message in enumerate(messages):
         try:
             await publisher.wait_room()
             publisher.publish(
                 exchange,
-                key,
+                message.onward or key,
                 message.body,
                 message.message_id.encode(),
                 message.headers,

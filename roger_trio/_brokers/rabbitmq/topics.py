@@ -1,12 +1,14 @@
-"""Fan-out on RabbitMQ: an exchange for each topic, a queue for each who listens.
+"""Fan-out on RabbitMQ: one exchange, topics as its routing keys, a queue for each who listens.
 
-The queue belongs to the connection and ends with it; after a reconnect there is another, and what
-was said in between is missed, as the seam allows.
+Topics come and go without a trace: a durable exchange for each would stay for ever. The queue of
+one who listens is bound with all its topics before it is consumed. It belongs to the connection
+and ends with it; after a reconnect there is another, and what was said in between is missed, as
+the seam allows.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -28,61 +30,74 @@ class Topics:
     """Broadcasts and those who listen.
 
     Args:
-        prefix: Put in front of the exchanges' names.
+        prefix: Put in front of the exchange's name.
         publishing: The link to say something on.
         consuming: The link to listen on.
     """
 
     def __init__(self, prefix: str, publishing: Link, consuming: Link) -> None:
-        self._prefix = prefix
+        self.exchange = topology.topics_exchange(prefix)
+        """The exchange that all is said through; `prepare` makes sure of it."""
         self._publishing = publishing
         self._consuming = consuming
-        self._declared: dict[str, int] = {}
-        """Exchange → the generation of the link it was declared on."""
+        self._declared: dict[Link, int] = {}
+        """Link → its generation on which the exchange was declared."""
         self.nursery: trio.Nursery | None = None
         """Where listening goes on; set while the broker runs."""
 
-    async def broadcast(self, topic: str, body: bytes) -> None:
-        """Say something to all who listen now; see `Broker`."""
-        exchange = topology.topic_exchange(self._prefix, topic)
+    async def prepare(self, link: Link) -> Connection:
+        """Return a link's connection once the exchange is known to be there.
+
+        Raises:
+            ConnectionLost: The connection was lost on the way.
+        """
+        connection = await link.wait_up()
+        generation = link.generation
+        if self._declared.get(link) != generation:
+            await connection.control(
+                spec.Exchange.Declare(exchange=self.exchange, exchange_type="direct", durable=True)
+            )
+            self._declared[link] = generation
+        return connection
+
+    async def broadcast(self, topic: str, body: bytes) -> bool:
+        """Say something to all who listen now; return whether anybody does."""
         while True:
             try:
-                error = await self._say(exchange, body)
+                error = await self._say(topic, body)
             except ConnectionLost as exc:
                 error = exc
             match error:
                 case None:
-                    return
+                    return True
                 case QueueMissing():  # Nobody listens; or the exchange was deleted, and all did.
-                    self._declared.pop(exchange, None)
-                    return
+                    return False
                 case ConnectionLost():
                     await trio.sleep(_PAUSE)
                 case _:
                     raise error
 
-    async def _say(self, exchange: str, body: bytes) -> BrokerError | None:
-        connection = await self._publishing.wait_up()
-        generation = self._publishing.generation
-        if self._declared.get(exchange) != generation:
-            await _declare_exchange(connection, exchange)
-            self._declared[exchange] = generation
+    async def _say(self, topic: str, body: bytes) -> BrokerError | None:
+        connection = await self.prepare(self._publishing)
         publisher = await connection.publisher()
         confirmation = Confirmation(1)
         await publisher.wait_room()
-        publisher.publish(exchange, "", body, b"", None, confirmation=confirmation, position=0)
+        publisher.publish(
+            self.exchange, topic, body, b"", None, confirmation=confirmation, position=0
+        )
         await confirmation.wait()
         return confirmation.failures.get(0)
 
     @asynccontextmanager
-    async def listen(self, topic: str) -> AsyncGenerator[trio.MemoryReceiveChannel[bytes]]:
+    async def listen(self, *topics: str) -> AsyncGenerator[trio.MemoryReceiveChannel[bytes]]:
         """Receive what is said from now on; see `Broker`."""
         await self._consuming.wait_up()
         if self.nursery is None:
             raise ConnectionLost("the broker is closed")
-        listener, scope, done = Listener(topic), trio.CancelScope(), trio.Event()
+        name = ", ".join(topics)
+        listener, scope, done = Listener(name), trio.CancelScope(), trio.Event()
         try:
-            await self.nursery.start(self._keep_listening, topic, listener, scope, done)
+            await self.nursery.start(self._keep_listening, topics, listener, scope, done)
             try:
                 yield listener.receive
             finally:
@@ -94,7 +109,7 @@ class Topics:
 
     async def _keep_listening(
         self,
-        topic: str,
+        topics: Sequence[str],
         listener: Listener,
         scope: trio.CancelScope,
         done: trio.Event,
@@ -112,7 +127,7 @@ class Topics:
             with scope:
                 while True:
                     try:
-                        await self._listen_once(topic, listener, start)
+                        await self._listen_once(topics, listener, start)
                     except BrokerError as exc:
                         if not is_started and not isinstance(exc, ConnectionLost):
                             raise
@@ -121,7 +136,7 @@ class Topics:
             done.set()
 
     async def _listen_once(
-        self, topic: str, listener: Listener, on_listening: Callable[[], None]
+        self, topics: Sequence[str], listener: Listener, on_listening: Callable[[], None]
     ) -> None:
         """Listen until the connection is lost."""
 
@@ -129,10 +144,8 @@ class Topics:
             delivery.ack()
             listener.put(delivery.body)
 
-        connection = await self._consuming.wait_up()
-        exchange = topology.topic_exchange(self._prefix, topic)
-        await _declare_exchange(connection, exchange)
-        async with connection.open_consumer() as channel:
+        connection = await self.prepare(self._consuming)
+        async with connection.open_consumer(self.exchange) as channel:
             answer = await connection.control(
                 spec.Queue.Declare(
                     queue="",
@@ -142,13 +155,10 @@ class Topics:
                 )
             )
             queue = str(answer.queue)
-            await connection.control(spec.Queue.Bind(queue=queue, exchange=exchange))
+            for topic in topics:  # Before it consumes: it hears all of them or none.
+                await connection.control(
+                    spec.Queue.Bind(queue=queue, exchange=self.exchange, routing_key=topic)
+                )
             await channel.subscribe(queue, prefetch=MAX_UNREAD, on_delivery=take)
             on_listening()
             await channel.wait_interrupted()
-
-
-async def _declare_exchange(connection: Connection, exchange: str) -> None:
-    await connection.control(
-        spec.Exchange.Declare(exchange=exchange, exchange_type="fanout", durable=True)
-    )

@@ -39,7 +39,19 @@ _AT_LEAST_ONCE: Final[Arguments] = {
 
 
 def queue_arguments(spec: QueueSpec) -> Arguments:
-    """Return the arguments a work, redelivered or buried queue is declared with."""
+    """Return the arguments a queue is declared with.
+
+    A queue that forwards has a dead-letter exchange and no routing key: what is rejected keeps the
+    key it was published with, which is the name of the queue that it is to go on to.
+
+    Raises:
+        ValueError: What the queue shall do cannot be had together.
+    """
+    if spec.forwards and (spec.dead_letter is not None or spec.takes_delayed):
+        raise ValueError(
+            f"queue {spec.name!r} forwards, and so has no dead-letter target and takes no delayed "
+            f"messages, got dead_letter={spec.dead_letter!r}, takes_delayed={spec.takes_delayed}"
+        )
     arguments: Arguments = {
         "x-queue-type": "quorum",
         "x-consumer-timeout": _CONSUMER_TIMEOUT_MS,
@@ -51,14 +63,21 @@ def queue_arguments(spec: QueueSpec) -> Arguments:
             "x-dead-letter-exchange": "",
             "x-dead-letter-routing-key": spec.dead_letter,
         }
+    if spec.forwards:
+        arguments |= _AT_LEAST_ONCE | {"x-dead-letter-exchange": ""}
     if spec.single_active:
         arguments["x-single-active-consumer"] = True
     return arguments
 
 
-def topic_exchange(prefix: str, topic: str) -> str:
-    """Return the exchange that hands what is broadcast to `topic` to all who listen."""
-    return f"{prefix}roger.topic.{topic}"
+def topics_exchange(prefix: str) -> str:
+    """Return the exchange that hands broadcasts to those who listen; topics are its keys."""
+    return f"{prefix}roger.topics"
+
+
+def making_lock(prefix: str, queue: str) -> str:
+    """Return the queue that whoever makes `queue` has for itself meanwhile."""
+    return f"{prefix}roger.making.{_word(queue)}"
 
 
 def level_name(prefix: str, level: int) -> str:
@@ -131,5 +150,5 @@ def delay_route(prefix: str, queue: str, delay: float) -> tuple[str, str]:
 
 
 def _word(queue: str) -> str:
-    """Name a queue by one word of fixed length without dots: routing keys end at 255 bytes."""
+    """Name a queue by one word of fixed length without dots: keys and names end at 255 bytes."""
     return hashlib.sha256(queue.encode()).hexdigest()[:32]
