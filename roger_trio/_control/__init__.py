@@ -1,0 +1,1 @@
+"""Commands to a partition's coordinator, and questions to all nodes of the cluster."""
