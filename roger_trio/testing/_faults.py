@@ -122,6 +122,10 @@ class _FaultyChannel:
         """Wait until the channel is gone."""
         await self._inner.wait_lost()
 
+    def say(self, topic: str, body: bytes) -> None:
+        """Broadcast on this channel."""
+        self._inner.say(topic, body)
+
     async def flush(self) -> None:
         """Wait until every settlement so far is done."""
         await self._inner.flush()
@@ -162,8 +166,10 @@ class _FaultyDelivery:
     def ack(self) -> None:
         """Settle; if the acknowledgement is to get lost, the message is delivered again."""
         # A worker performs first deliveries only, and moves what comes back to a queue of its
-        # own, where it is a first delivery again. So these are the acknowledgements of jobs.
-        if not self.redelivered and self._loses_ack():
+        # own, where it is a first delivery again. So these are the acknowledgements of jobs, in
+        # queues that are a partition's queues; those behind a partition begin with a dot.
+        is_of_jobs = not self.queue.rpartition("-")[2].startswith(".")
+        if is_of_jobs and not self.redelivered and self._loses_ack():
             self._inner.give_back()
         else:
             self._inner.ack()
@@ -171,3 +177,11 @@ class _FaultyDelivery:
     def give_back(self) -> None:
         """Settle: the broker puts the message back where it was."""
         self._inner.give_back()
+
+    def forward(self) -> None:
+        """Settle: the broker moves the message to the queue its publisher named."""
+        self._inner.forward()
+
+    def drop_body(self) -> None:
+        """Let go of the body."""
+        self._inner.drop_body()
