@@ -1,0 +1,77 @@
+"""The rules for who enqueues: claims of queue keys.
+
+A claim is provisional until its job is known to be published, and is decided once: its nonce is
+kept in mind when it is over, so that a late copy of it takes nothing again.
+"""
+
+from __future__ import annotations
+
+from . import changes as c
+from .draft import Draft
+from .operations import Claim, Claimed, Gone, HeldBy, Published, ReplayClaim, Withdraw
+
+
+def claim(draft: Draft, op: Claim) -> Claimed | HeldBy:
+    """Hold a queue key for a job that is about to be published."""
+    settled = draft.memory.settled.get(op.nonce)
+    if settled is not None:
+        return Claimed() if settled.note is None else HeldBy(settled.note)
+    hold = draft.memory.queue_keys.holds.get(op.key)
+    if hold is not None and hold.job != op.job:
+        draft.change(c.ClaimSettled(op.nonce, draft.now, hold.job))
+        return HeldBy(hold.job)
+    if hold is None or not hold.is_confirmed:
+        if hold is None or op.nonce not in hold.nonces:
+            draft.change(c.KeyTaken(op.key, op.job, op.queue, draft.now, op.nonce, op.inbox))
+    elif op.nonce not in hold.nonces:
+        draft.change(c.ClaimSettled(op.nonce, draft.now, None))
+    _revive(draft, op.job)
+    return Claimed()
+
+
+def claim_replay(draft: Draft, op: ReplayClaim) -> Claimed | HeldBy:
+    """Hold the queue key, if any, of a job that is enqueued again; it is neither over nor cancelled."""
+    if op.nonce in draft.memory.settled:
+        return claim(draft, Claim(op.job, op.key or "", op.queue, op.nonce, op.inbox))
+    if op.key is None:
+        draft.change(c.ClaimSettled(op.nonce, draft.now, None))
+        _revive(draft, op.job)
+    else:
+        answer = claim(draft, Claim(op.job, op.key, op.queue, op.nonce, op.inbox))
+        if isinstance(answer, HeldBy):
+            return answer
+    draft.forget_cancellation(op.job)
+    return Claimed()
+
+
+def publish(draft: Draft, op: Published) -> None:
+    """The broker has confirmed the job of a claim."""
+    claim = draft.memory.queue_keys.unpublished.get(op.nonce)
+    if claim is not None and draft.memory.queue_keys.holds[claim.key].job == op.job:
+        draft.change(c.KeyConfirmed(claim.key))
+
+
+def withdraw(draft: Draft, op: Withdraw) -> None:
+    """The job of a claim will not be published."""
+    keys = draft.memory.queue_keys
+    if op.nonce in draft.memory.settled or any(
+        keys.holds[key].is_confirmed and op.nonce in keys.holds[key].nonces
+        for key in keys.of(op.job)
+    ):
+        return
+    draft.change(c.ClaimSettled(op.nonce, draft.now, None))
+
+
+def void_claims(draft: Draft, op: Gone) -> None:
+    """Withdraw what a dead sender has claimed and not published."""
+    unpublished = draft.memory.queue_keys.unpublished
+    for nonce in [nonce for nonce, claim in unpublished.items() if claim.inbox == op.inbox]:
+        draft.change(c.ClaimSettled(nonce, draft.now, None))
+
+
+def _revive(draft: Draft, job: str) -> None:
+    """A job that was over is about to be enqueued again."""
+    if job in draft.memory.ended:
+        draft.change(c.Revived(job))
+    if job in draft.memory.cancellations.concluded:
+        draft.forget_cancellation(job)

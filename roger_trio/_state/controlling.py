@@ -1,0 +1,145 @@
+"""The rules for who controls: cancellations, pauses, a look at the keys; and for nodes."""
+
+from __future__ import annotations
+
+from . import changes as c
+from .claiming import void_claims
+from .draft import Draft
+from .memory import Memory
+from .operations import (
+    Cancel,
+    Finished,
+    FreeKey,
+    Gone,
+    HeldKey,
+    JobCancelled,
+    Keys,
+    Leave,
+    ListKeys,
+    ListPaused,
+    Pause,
+    PausedQueues,
+    Purged,
+    PurgeKeyless,
+    QueuePaused,
+    QueueResumed,
+    Recorded,
+    Resume,
+    Sync,
+    Synced,
+)
+from .queue_keys import Hold
+from .turns import Turn
+
+
+def cancel(draft: Draft, op: Cancel) -> Recorded | Finished:
+    """Never start a job again; nodes that run it stop it."""
+    memory = draft.memory
+    if memory.is_over(op.job):
+        return Finished()
+    if op.job not in memory.cancellations:
+        draft.change(c.CancelRemembered(op.job, draft.now))
+    if op.job not in memory.running and memory.holds_any(op.job):
+        if memory.turns.is_waiting(op.job):
+            draft.forward(op.job)
+        draft.give_up_turn(op.job, c.JobFreed(op.job, draft.now))
+    draft.tell(lambda version: JobCancelled(version, op.job, op.inbox, op.request))
+    draft.bound_cancellations()
+    return _recorded(draft)
+
+
+def pause(draft: Draft, op: Pause) -> Recorded:
+    """Start no job of a queue on any node."""
+    if op.queue not in draft.memory.paused:
+        draft.change(c.Paused(op.queue))
+    draft.tell(lambda version: QueuePaused(version, op.queue, op.inbox, op.request))
+    return _recorded(draft)
+
+
+def resume(draft: Draft, op: Resume) -> Recorded:
+    """Start jobs of a queue again."""
+    if op.queue in draft.memory.paused:
+        draft.change(c.Resumed(op.queue))
+    draft.tell(lambda version: QueueResumed(version, op.queue, op.inbox, op.request))
+    return _recorded(draft)
+
+
+def list_paused(draft: Draft, _op: ListPaused) -> PausedQueues:
+    """Which queues are paused?"""
+    return PausedQueues(tuple(sorted(draft.memory.paused)))
+
+
+def list_keys(draft: Draft, _op: ListKeys) -> Keys:
+    """Who holds which key?"""
+    memory = draft.memory
+    holds = (_queue_key(memory, key, hold) for key, hold in memory.queue_keys.holds.items())
+    turns = (_execution_key(memory, key, turn) for key, turn in memory.turns.turns.items())
+    return Keys((*holds, *turns))
+
+
+def free_key(draft: Draft, op: FreeKey) -> Keys:
+    """Free a key, whichever kind it is, whoever holds it."""
+    memory = draft.memory
+    freed: list[HeldKey] = []
+    hold = memory.queue_keys.holds.get(op.key)
+    if hold is not None:
+        freed.append(_queue_key(memory, op.key, hold))
+        draft.change(c.KeyFreed(op.key, draft.now))
+        draft.change(c.KeyWaived(hold.job, op.key, draft.now))
+    turn = memory.turns.turns.get(op.key)
+    if turn is not None:
+        freed.append(_execution_key(memory, op.key, turn))
+        draft.give_up_turn(turn.job, c.TurnLeft(turn.job, draft.now))
+    return Keys(tuple(freed))
+
+
+def purge(draft: Draft, op: PurgeKeyless) -> Purged | None:
+    """Purge a queue, if no job of it holds a key or waits for one."""
+    if draft.memory.queue_keys.any_in(op.queue) or draft.memory.turns.any_in(op.queue):
+        return Purged(None)
+    draft.purge = op.queue
+    return None
+
+
+def sync(draft: Draft, op: Sync) -> Synced:
+    """A node is about to start jobs."""
+    memory = draft.memory
+    for inbox, member in list(memory.members.items()):
+        if member.node == op.node and inbox != op.inbox:
+            draft.change(c.Left(inbox))
+    member = memory.members.get(op.inbox)
+    if member is None or (member.node, member.host) != (op.node, op.host):
+        draft.change(c.Joined(op.inbox, op.node, op.host))
+    return Synced(memory.version, tuple(sorted(memory.paused)), tuple(memory.cancellations))
+
+
+def leave(draft: Draft, op: Leave | Gone) -> None:
+    """A node runs the partition no more."""
+    if op.inbox in draft.memory.members:
+        draft.change(c.Left(op.inbox))
+
+
+def bury_inbox(draft: Draft, op: Gone) -> None:
+    """A node or client is dead."""
+    leave(draft, op)
+    void_claims(draft, op)
+
+
+def _recorded(draft: Draft) -> Recorded:
+    members = draft.memory.members.items()
+    return Recorded(tuple((member.node, inbox) for inbox, member in members))
+
+
+def _queue_key(memory: Memory, key: str, hold: Hold) -> HeldKey:
+    node = _node(memory, hold.job)
+    return HeldKey(key, "queue", hold.job, hold.queue, hold.since, node, waiting=0)
+
+
+def _execution_key(memory: Memory, key: str, turn: Turn) -> HeldKey:
+    node, waiting = _node(memory, turn.job), len(turn.waiters or ())
+    return HeldKey(key, "execution", turn.job, turn.queue, turn.since, node, waiting)
+
+
+def _node(memory: Memory, job: str) -> str | None:
+    running = memory.running.get(job)
+    return running.node if running else None

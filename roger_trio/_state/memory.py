@@ -1,0 +1,205 @@
+"""All that a partition remembers, and how each change changes it. Nothing is decided here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+import attrs
+
+from . import changes as c
+from .cancellations import Cancellations
+from .changes import Change, Mismatch
+from .queue_keys import QueueKeys
+from .recent import Recent
+from .turns import Turns
+
+TOMBSTONES: Final = 10_000
+"""Ended jobs that are kept in mind, so that their copies are recognised."""
+TOMBSTONE_AGE: Final = 600.0
+"""Seconds for which they are."""
+
+
+@attrs.frozen
+class Running:
+    """Where a job was started last."""
+
+    node: str
+    inbox: str
+    attempt: str
+
+
+@attrs.frozen
+class Member:
+    """A node that runs the partition."""
+
+    node: str
+    host: str
+
+
+@attrs.define(slots=False)
+class Memory:
+    """All that a partition remembers."""
+
+    queue_keys: QueueKeys = attrs.field(factory=QueueKeys)
+    turns: Turns = attrs.field(factory=Turns)
+    running: dict[str, Running] = attrs.field(factory=dict)
+    """Of jobs with keys only."""
+    cancellations: Cancellations = attrs.field(factory=Cancellations)
+    paused: set[str] = attrs.field(factory=set)
+    members: dict[str, Member] = attrs.field(factory=dict)
+    """By inbox."""
+    version: int = 0
+    """Counts the changes that are told to nodes: of cancellations and pauses."""
+    ended: Recent = attrs.field(factory=lambda: Recent(TOMBSTONES))
+    """Jobs that are over."""
+    settled: Recent = attrs.field(factory=lambda: Recent(2 * TOMBSTONES))
+    """Claims and attempts that are over; of a refused claim: which job held the key."""
+    waived: Recent = attrs.field(factory=lambda: Recent(TOMBSTONES))
+    """Jobs whose queue key was freed by hand: they go on without it."""
+
+    def is_over(self, job: str) -> bool:
+        """Whether a job never starts again."""
+        return job in self.ended or job in self.cancellations.concluded
+
+    def holds_any(self, job: str) -> bool:
+        """Whether a job holds or awaits a key, or runs."""
+        return (
+            bool(self.queue_keys.of(job))
+            or self.turns.key_of(job) is not None
+            or job in self.running
+        )
+
+    def apply(self, change: Change) -> None:
+        """Make a change.
+
+        Args:
+            change: One that was decided, now or earlier.
+
+        Raises:
+            Mismatch: It does not follow from what was before, such as a key that is freed but not
+                held: some change between is missing, or this one has been made already.
+        """
+        try:
+            _APPLY[type(change)](self, change)
+        except KeyError as error:
+            raise Mismatch(f"does not follow from what was before: {change}") from error
+
+    def snapshot(self) -> Iterator[Change]:
+        """Yield the changes that rebuild it from an empty one."""
+        yield from (c.Joined(inbox, it.node, it.host) for inbox, it in self.members.items())
+        yield from (c.Paused(queue) for queue in sorted(self.paused))
+        yield from self.cancellations.snapshot()
+        yield from self.queue_keys.snapshot()
+        yield from self.turns.snapshot()
+        for job, running in self.running.items():
+            yield c.Started(job, running.node, running.inbox, running.attempt)
+        yield from (c.Ended(job, "", noted.at) for job, noted in self.ended)
+        yield from (c.ClaimSettled(nonce, noted.at, noted.note) for nonce, noted in self.settled)
+        yield from (c.KeyWaived(job, noted.note or "", noted.at) for job, noted in self.waived)
+        yield c.Versioned(self.version)
+
+    # What follows from each change...
+
+    def _take_key(self, change: c.KeyTaken) -> None:
+        self.queue_keys.take(change)
+        self.waived.discard(change.job)
+
+    def _free_key(self, key: str, at: float) -> None:
+        for nonce in self.queue_keys.free(key):
+            self.settled.add(nonce, at)
+
+    def _free_job(self, job: str, at: float) -> None:
+        for key in self.queue_keys.of(job):
+            self._free_key(key, at)
+        self.turns.leave(job, at)
+        self.running.pop(job, None)
+
+    def _settle_claim(self, change: c.ClaimSettled) -> None:
+        self.queue_keys.withdraw(change.nonce)
+        self.settled.add(change.nonce, change.at, change.held_by)
+
+    def _settle_attempt(self, attempt: str, at: float) -> None:
+        if attempt:
+            self.settled.add(attempt, at)
+
+    def _start(self, change: c.Started) -> None:
+        self.running[change.job] = Running(change.node, change.inbox, change.attempt)
+
+    def _requeue(self, change: c.Requeued) -> None:
+        self.running.pop(change.job, None)
+        self.turns.leave(change.job, change.at)
+        self._settle_attempt(change.attempt, change.at)
+
+    def _end(self, change: c.Ended) -> None:
+        self._free_job(change.job, change.at)
+        self._settle_attempt(change.attempt, change.at)
+        self.waived.discard(change.job)
+        self.ended.add(change.job, change.at)
+
+    def _remember(self, change: c.CancelRemembered) -> None:
+        self.cancellations.remember(change)
+        self.version += 1
+
+    def _conclude(self, change: c.CancelConcluded) -> None:
+        self.version += change.job not in self.cancellations
+        self._free_job(change.job, change.at)
+        self.waived.discard(change.job)
+        self.cancellations.conclude(change)
+
+    def _forget(self, change: c.CancelForgotten) -> None:
+        self.version += change.job in self.cancellations
+        self.cancellations.forget(change.job)
+
+    def _pause(self, change: c.Paused) -> None:
+        self.version += change.queue not in self.paused
+        self.paused.add(change.queue)
+
+    def _resume(self, change: c.Resumed) -> None:
+        self.version += change.queue in self.paused
+        self.paused.discard(change.queue)
+
+    def _set_version(self, change: c.Versioned) -> None:
+        self.version = change.version
+
+    def _join(self, change: c.Joined) -> None:
+        self.members[change.inbox] = Member(change.node, change.host)
+
+    def _expire(self, change: c.TombstonesExpired) -> None:
+        for recent in (self.ended, self.settled, self.waived):
+            recent.drop_before(change.before)
+
+    def _forget_jobs(self, _change: c.JobsForgotten) -> None:
+        self.queue_keys = QueueKeys()
+        self.turns = Turns()
+        self.running.clear()
+        for recent in (self.ended, self.settled, self.waived):
+            recent.clear()
+
+
+_APPLY: Final[dict[type[Any], Callable[[Memory, Any], object]]] = {
+    c.KeyTaken: Memory._take_key,
+    c.KeyConfirmed: lambda memory, it: memory.queue_keys.confirm(it.key),
+    c.KeyFreed: lambda memory, it: memory._free_key(it.key, it.at),
+    c.KeyWaived: lambda memory, it: memory.waived.add(it.job, it.at, it.key),
+    c.ClaimSettled: Memory._settle_claim,
+    c.TurnTaken: lambda memory, it: memory.turns.take(it),
+    c.TurnAwaited: lambda memory, it: memory.turns.wait(it),
+    c.TurnLeft: lambda memory, it: memory.turns.leave(it.job, it.at),
+    c.Started: Memory._start,
+    c.Stopped: lambda memory, it: memory.running.pop(it.job, None),
+    c.Requeued: Memory._requeue,
+    c.JobFreed: lambda memory, it: memory._free_job(it.job, it.at),
+    c.Ended: Memory._end,
+    c.Revived: lambda memory, it: memory.ended.discard(it.job),
+    c.CancelRemembered: Memory._remember,
+    c.CancelConcluded: Memory._conclude,
+    c.CancelForgotten: Memory._forget,
+    c.Paused: Memory._pause,
+    c.Resumed: Memory._resume,
+    c.Versioned: Memory._set_version,
+    c.Joined: Memory._join,
+    c.Left: lambda memory, it: memory.members.pop(it.inbox, None),
+    c.TombstonesExpired: Memory._expire,
+    c.JobsForgotten: Memory._forget_jobs,
+}
