@@ -361,6 +361,8 @@ def delete_partition(url: str, name: str) -> None:
         for queue in QUEUES:
             for kind in ("", ".redelivered", ".buried"):
                 session.delete_queue(f"{name}-{queue}{kind}")
+        for kind in ("coordinator", "waiting", "state"):
+            session.delete_queue(f"{name}-.{kind}")
 
 
 def sweep(url: str, prefix: str, queues: set[str], exchanges: set[str]) -> None:

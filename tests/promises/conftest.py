@@ -21,6 +21,12 @@ from tests.promises.support import (
 from tests.rabbitmq import PrivateRabbit
 
 
+@pytest.fixture(autouse=True)
+def state_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep what partitions remember in the test's own folder, for child processes too."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+
+
 @pytest.fixture
 def setup(request: pytest.FixtureRequest, prefix: str, partition: str, tmp_path: Path) -> Setup:
     """Return what makes configurations for the run's RabbitMQ, or for the broker that is named.

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import secrets
+import signal
 import subprocess
 import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
@@ -19,8 +20,9 @@ from pamqp import body as pamqp_body, commands, frame, header
 
 import roger_trio as roger
 from roger_trio._brokers.base import Broker, Message, QueueCount
+from roger_trio._brokers.embedded.broker import EmbeddedBroker
 from tests.amqp import AmqpSession, F
-from tests.apps import node as app
+from tests.apps.node import broker_of
 
 ROOT = Path(__file__).parents[2]
 HUBS: dict[str, Hub] = {}
@@ -42,6 +44,8 @@ class Hub:
         self.twice = False
         self.gate = trio.Event()
         self.extra: dict[str, Any] = {}
+        self.serial: set[str] = set()
+        self.overlapped: set[str] = set()
         self._changed = trio.lowlevel.ParkingLot()
 
     def tell(self, what: str, tag: str = "") -> None:
@@ -69,6 +73,20 @@ class Hub:
             yield
         finally:
             self.running.remove(tag)
+
+    @contextlib.contextmanager
+    def alone(self, key: str | None) -> Generator[None]:
+        """Note whether two jobs of one execution key ever run at once."""
+        if key is None:
+            yield
+            return
+        if key in self.serial:
+            self.overlapped.add(key)
+        self.serial.add(key)
+        try:
+            yield
+        finally:
+            self.serial.discard(key)
 
 
 @contextlib.contextmanager
@@ -136,6 +154,59 @@ def in_thread(hub: str, tag: str = "") -> None:
         trio.from_thread.run_sync(here.tell, "ended", tag)
 
 
+class Keyed(roger.Job, name="promises:keyed", retryable=True, retry_levels=(0.3,)):
+    """A job with the keys that the test gives it, which does what the test put into the hub."""
+
+    hub: str
+    tag: str = ""
+    qkey: str | None = None
+    ekey: str | None = None
+    act: str = ""
+
+    def queue_key(self) -> str | None:
+        return self.qkey
+
+    def execution_key(self) -> str | None:
+        return self.ekey
+
+    async def perform(self) -> Any:
+        here = HUBS[self.hub]
+        with here.occupied(self.tag), here.alone(self.ekey):
+            here.tell("began", self.tag)
+            if not self.act:
+                return f"result of {self.tag}"
+            if self.act != "hold":
+                return await here.extra[self.act]()
+            try:
+                await here.gate.wait()
+            except trio.Cancelled:
+                here.tell("cancelled", self.tag)
+                raise
+            return "held"
+
+
+class Told(roger.Callbacks):
+    """Tells the hub of a job, named by its arguments, what was called for it."""
+
+    async def after_run(self, partition: str, job: roger.Envelope, result: Any, state: Any) -> None:
+        _tell_of(job, "after_run")
+
+    async def on_error(self, partition: str, job: roger.Envelope, error: Any, state: Any) -> None:
+        _tell_of(job, "on_error")
+
+    async def on_cancel(self, partition: str, job: roger.Envelope) -> None:
+        _tell_of(job, "on_cancel")
+
+    async def on_buried(self, partition: str, job: roger.Envelope, error: Any, state: Any) -> None:
+        _tell_of(job, "on_buried")
+
+
+def _tell_of(job: roger.Envelope, what: str) -> None:
+    hub = HUBS.get(job.args.get("hub", ""))
+    if hub is not None:
+        hub.tell(what, job.args["tag"])
+
+
 @attrs.frozen
 class Setup:
     """Makes configurations for one test's partition."""
@@ -153,7 +224,7 @@ class Setup:
             for queue in its_queues:
                 self.created_queues.update(self.names(queue, partition))
         settle = options.pop("queue_settle_time", 0)
-        broker = app.broker_of(self.url, settle)
+        broker = broker_of(self.url, settle)
         given: dict[str, Any] = {"prefix": self.prefix, "enqueue_timeout": 20.0, **options}
         return roger.Config(broker=broker, partitions=partitions, **given)
 
@@ -183,6 +254,21 @@ async def eventually(check: Callable[[], Awaitable[bool]], *, within: float = 20
             await trio.sleep(0.03)
 
 
+async def drop_connections(node: roger.Client) -> None:
+    """Lose a node's or client's connections to the broker; it connects again by itself."""
+    broker: Any = node._broker
+    if isinstance(broker, EmbeddedBroker):
+        await broker.drop_connections("severed by a test")
+        return
+    for link in broker._links:
+        link._connection.transport.abort("severed by a test")
+
+
+async def held(client: roger.Client, partition: str) -> dict[str, str]:
+    """Return who holds what: key to job id."""
+    return {each.key: each.job_id for each in await client.keys(partition)}
+
+
 class Program:
     """A node in a process of its own, and the lines it writes."""
 
@@ -208,6 +294,19 @@ class Program:
         """Count the lines that begin so."""
         return sum(line.startswith(start) for line in self.lines)
 
+    def freeze(self) -> None:
+        """Let it hang (SIGSTOP): its connections stay open, and nothing answers."""
+        self.process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let it go on (SIGCONT)."""
+        self.process.send_signal(signal.SIGCONT)
+
+    async def die(self) -> None:
+        """Kill it (SIGKILL), and wait until it is gone."""
+        self.process.kill()
+        await self.ended.wait()
+
     async def wait(self, start: str, count: int = 1) -> None:
         """Wait for so many lines that begin so."""
         while self.count(start) < count:
@@ -216,15 +315,17 @@ class Program:
 
 
 @contextlib.asynccontextmanager
-async def program(setup: Setup, **options: Any) -> AsyncGenerator[Program]:
-    """Run `tests.apps.node` in a process of its own; killed at the end."""
+async def program(
+    setup: Setup, *, app: str = "tests.apps.node", **options: Any
+) -> AsyncGenerator[Program]:
+    """Run a program, such as `tests.apps.node`, in a process of its own; killed at the end."""
     options = {
         "broker": setup.url,
         "prefix": setup.prefix,
         "partitions": {setup.partition: {"default": 10}},
         **options,
     }
-    command = [sys.executable, "-m", "tests.apps.node", json.dumps(options)]
+    command = [sys.executable, "-m", app, json.dumps(options)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     process = await trio.lowlevel.open_process(
         command, stdout=subprocess.PIPE, cwd=str(ROOT), env=environment
@@ -280,6 +381,19 @@ class Witness(AmqpSession):
             found.append(payload)
         return found
 
+    def touch(self, queue: str) -> None:
+        """Take the first of a queue and put it back."""
+        got = self.call(commands.Basic.Get(queue=queue), commands.Basic.GetOk)
+        head: Any = self._receive(header.ContentHeader)  # type: ignore[type-var]
+        size = 0
+        while size < head.body_size:
+            part: Any = self._receive(pamqp_body.ContentBody)  # type: ignore[type-var]
+            size += len(part.value)
+        tag = got.delivery_tag or 0
+        self._send(frame.marshal(commands.Basic.Reject(delivery_tag=tag, requeue=True), 1))
+        while not self.count(queue):
+            pass
+
     def count(self, queue: str) -> int:
         """Count what is ready in a queue."""
         declare = commands.Queue.Declare(queue=queue, passive=True)
@@ -313,6 +427,10 @@ class Outsider(Protocol):
         """Take all bodies of a queue, and leave it empty."""
         ...
 
+    async def touch(self, queue: str) -> None:
+        """Take the first of a queue and put it back, as one who dies of it would."""
+        ...
+
 
 @attrs.frozen
 class RabbitOutsider:
@@ -333,6 +451,9 @@ class RabbitOutsider:
     async def take_all(self, queue: str) -> list[bytes]:
         return self.witness.take_all(queue)
 
+    async def touch(self, queue: str) -> None:
+        self.witness.touch(queue)
+
 
 @attrs.frozen
 class EmbeddedOutsider:
@@ -351,3 +472,7 @@ class EmbeddedOutsider:
             for each in found:
                 each.ack()
             return [each.body for each in found]
+
+    async def touch(self, queue: str) -> None:
+        async with self.broker.browse(queue, 1) as [_]:
+            pass

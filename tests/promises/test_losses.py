@@ -11,6 +11,7 @@ import roger_trio as roger
 from tests.apps import node as app
 from tests.promises.support import (
     Hub,
+    Keyed,
     Program,
     Setup,
     do,
@@ -162,6 +163,38 @@ async def test_what_enqueue_confirmed_is_performed_though_connections_were_close
         assert _connections_made(client) >= 4
         assert _connections_made(node) >= 4
         assert not await node.buried_jobs(private.partition, "default")
+
+
+async def test_a_killed_broker_keeps_keys_and_the_jobs_that_wait_for_them(
+    private: Setup, private_rabbit: PrivateRabbit, hub: Hub
+) -> None:
+    """Failure 13: the holder runs again first, and those that waited follow in their order."""
+    config, partition = private.config(queue_settle_time=1.0), private.partition
+    jobs = [Keyed(hub.name, str(n), f"q{n}", "e", "hold" if not n else "") for n in range(6)]
+    async with serving(config) as node:
+        with trio.fail_after(90):
+            sent = await node.enqueue(jobs[0], partition)
+            await hub.wait("began")
+            await node.enqueue_many(jobs[1:], partition)
+            await eventually(lambda: _wait_for_key(node, partition, 5))
+            await trio.to_thread.run_sync(private_rabbit.kill)
+            await trio.to_thread.run_sync(private_rabbit.start)
+            await hub.wait("began", 2, "0")
+            with pytest.raises(roger.DuplicateJob) as caught:
+                await node.enqueue(jobs[0], partition)
+            assert caught.value.job_id == sent.id
+            assert await _wait_for_key(node, partition, 5)
+            hub.gate.set()
+            await hub.wait("began", tag="5")
+            await node.drain()
+            assert await node.keys(partition) == []
+    began = [tag for what, tag in hub.log if what == "began"]
+    assert began == ["0", "0", "1", "2", "3", "4", "5"]
+
+
+async def _wait_for_key(client: roger.Client, partition: str, count: int) -> bool:
+    keys = await client.keys(partition)
+    return [each.waiting for each in keys if each.kind == "execution"] == [count]
 
 
 async def _grows_to(confirmed: set[str], count: int) -> None:
