@@ -19,7 +19,11 @@ NAMES = [command.__name__ for command in COMMANDS]
 
 def test_the_commands() -> None:
     """These commands exist, in this order."""
-    assert NAMES == ["serve", "demo", "enqueue", "queued", "buried", "replay", "purge"]
+    assert NAMES == [
+        "serve", "demo", "enqueue",
+        "status", "running", "queued", "buried", "nodes", "keys",
+        "cancel", "pause", "resume", "replay", "purge",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("words", [(), ("--help",), ("-h",)])
@@ -68,6 +72,11 @@ def test_as_a_module(tmp_path: Path) -> None:
         ("serve", "--loud"),
         ("serve", "app:config", "--log-level", "loud"),
         ("queued", "app:config"),
+        ("running", "app:config", "p", "q"),
+        ("keys", "app:config"),
+        ("cancel", "app:config", "p"),
+        ("pause", "app:config", "p"),
+        ("resume", "app:config", "p"),
         ("queued", "app:config", "p", "--limit", "0"),
         ("queued", "app:config", "p", "--limit", "many"),
         ("replay", "app:config", "p"),
