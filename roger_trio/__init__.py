@@ -20,6 +20,7 @@
 #   _topology                the broker queues behind a queue
 #   _brokers                 bytes in, bytes out
 #   _config                  how all of it is set up
+#   _persisters              where a partition's state is kept
 #   _jobs                    what a job is, its wire form, its outcomes
 #   _errors, _info, _logs    values
 
@@ -34,6 +35,7 @@ from ._errors import (
     InvalidJob as InvalidJob,
     JobTimeout as JobTimeout,
     PartitionNotRunning as PartitionNotRunning,
+    PersisterError as PersisterError,
     RogerError as RogerError,
     UnknownJob as UnknownJob,
 )
@@ -45,6 +47,13 @@ from ._jobs.function import JobFunction as JobFunction, job as job
 from ._jobs.job import Job as Job, JobOptions as JobOptions
 from ._jobs.outcome import WorkerDied as WorkerDied
 from ._jobs.signals import Bury as Bury, Discard as Discard, Retry as Retry, Snooze as Snooze
+from ._persisters import (
+    BrokerPersister as BrokerPersister,
+    FilePersister as FilePersister,
+    JournalPersister as JournalPersister,
+    MemoryPersister as MemoryPersister,
+    Persister as Persister,
+)
 from ._tree.node import Node as Node
 from ._tree.serve import serve as serve
 

@@ -8,6 +8,7 @@
      ├─ UnknownJob            no job of this name is registered in this process
      ├─ DuplicateJob          the job's queue key is taken
      ├─ PartitionNotRunning   no node (or not this one) runs the partition
+     ├─ PersisterError        a partition's state cannot be loaded or saved
      ├─ BrokerUnavailable     the broker cannot be reached or did not confirm in time
      └─ JobTimeout            a job ran longer than its ``max_execution_time``
 """
@@ -73,6 +74,13 @@ class PartitionNotRunning(RogerError):
     def __init__(self, partition: str, detail: str = "") -> None:
         super().__init__(f"partition {partition!r} is not running{detail and ': ' + detail}")
         self.partition = partition
+
+
+class PersisterError(RogerError):
+    """The state of a partition cannot be loaded or saved.
+
+    The message names the place, the rule and what to do.
+    """
 
 
 class BrokerUnavailable(RogerError):

@@ -22,6 +22,7 @@ LAYERS: tuple[set[str], ...] = (
     {"_topology"},  # names and queue declarations
     {"_brokers"},  # bytes in, bytes out
     {"_config"},  # how all of it is set up
+    {"_persisters"},  # where a partition's state is kept
     {"_jobs"},  # what a job is, its wire form, its outcomes
     {"_errors", "_info", "_logs"},  # values
 )

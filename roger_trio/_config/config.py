@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import secrets
 import socket
@@ -12,6 +13,7 @@ import attrs
 
 from .._errors import ConfigError
 from .._jobs.callbacks import Callbacks
+from .._persisters import FilePersister, Persister
 from . import checks
 from .broker import BrokerConfig, parse_broker
 from .toml import read_toml
@@ -48,6 +50,16 @@ def _check_callbacks(config: object, field: attrs.Attribute[Any], value: Any) ->
     if not isinstance(value, Callbacks):
         rule = "an instance of roger.Callbacks"
         checks.fail_hidden("callbacks", rule, cast("object", value))
+
+
+def _check_persister(config: object, field: attrs.Attribute[Any], value: object) -> None:
+    if isinstance(value, type):
+        name = value.__name__
+        raise ConfigError(f"persister: expected an instance, {name}(), got the class {name}")
+    for method in ("load", "save"):
+        if not inspect.iscoroutinefunction(getattr(value, method, None)):
+            rule = f"an object with `async def load` and `async def save` (no async {method} found)"
+            checks.fail_hidden("persister", rule, value)
 
 
 def _check_max_buried(config: object, field: attrs.Attribute[Any], value: object) -> None:
@@ -101,8 +113,10 @@ class Config:
     callbacks: Callbacks = attrs.field(factory=Callbacks, validator=_check_callbacks)
     """What is called around jobs."""
 
-    persister: object | None = None
-    """Reserved: where a partition's state will be kept. It is not used yet."""
+    persister: Persister = attrs.field(factory=FilePersister, validator=_check_persister)
+    """Where a partition's state (its held keys, cancelled jobs, paused queues) is kept: a
+    `FilePersister`, a `BrokerPersister` for nodes on several hosts, a `MemoryPersister`, or any
+    object with their ``load`` and ``save``."""
 
     retry_levels: tuple[float, ...] = attrs.field(default=RETRY_LEVELS, converter=_to_levels)
     """Seconds, each at least 0, between the attempts of a retryable job; after the last one it is
@@ -138,7 +152,8 @@ class Config:
         """Read a TOML file, then let ``ROGER_BROKER`` override its broker.
 
         The top-level keys are the fields. ``broker`` is text, or a table of `AmqpConfig`'s
-        fields; ``callbacks`` is ``"module:object"``, imported, and called if it is a class. A
+        fields; ``callbacks`` is ``"module:object"``, imported, and called if it is a class;
+        ``persister`` is ``"broker"``, ``"memory"``, ``"file:DIRECTORY"`` or likewise an object. A
         field whose default is None is left out to keep it; ``connection_timeout`` may also be
         ``"none"``. What the file says of a broker is checked even where it is overridden.
 

@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from .._errors import ConfigError
+from .._persisters import BrokerPersister, FilePersister, MemoryPersister
 from .amqp import amqp_from_table
 from .checks import as_mapping, fail, unknown
-
-_OBJECTS = ("callbacks", "persister")
 
 
 def read_toml(path: str | os.PathLike[str], known: Sequence[str]) -> dict[str, Any]:
@@ -46,7 +45,21 @@ def read_toml(path: str | os.PathLike[str], known: Sequence[str]) -> dict[str, A
 def _value(key: str, value: Any) -> Any:
     if key == "broker" and not isinstance(value, str):
         return amqp_from_table(as_mapping(value, key=key, rule='text or a table, "[broker]"'))
-    return load_object(value, key=key) if key in _OBJECTS else value
+    if key == "persister":
+        return _persister(value)
+    return load_object(value, key=key) if key == "callbacks" else value
+
+
+def _persister(value: object) -> object:
+    if value == "broker":
+        return BrokerPersister()
+    if value == "memory":
+        return MemoryPersister()
+    if not isinstance(value, str) or ":" not in value.strip(":"):
+        fail("persister", '"broker", "memory", "file:DIRECTORY" or "module:object"', value)
+    if value.startswith("file:"):
+        return FilePersister(value.removeprefix("file:"))
+    return load_object(value, key="persister")
 
 
 def load_object(name: object, *, key: str) -> object:

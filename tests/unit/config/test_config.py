@@ -19,6 +19,7 @@ from roger_trio._config import (
 )
 from roger_trio._errors import ConfigError
 from roger_trio._jobs.callbacks import Callbacks
+from roger_trio._persisters import FilePersister
 
 
 class MyCallbacks(Callbacks):
@@ -38,7 +39,7 @@ def test_the_defaults_are_those_of_the_contract() -> None:
     assert config.broker == "sqlite:roger.db"
     assert config.partitions == {}
     assert type(config.callbacks) is Callbacks
-    assert config.persister is None
+    assert config.persister == FilePersister()
     assert config.retry_levels == (1, 3, 5, 10, 20, 35, 60, 100, 200, 400, 1000, 1800)
     assert config.max_buried is None
     assert config.max_deliveries == 5
@@ -55,7 +56,7 @@ def test_every_field_can_be_set() -> None:
         broker=AmqpConfig(host="rabbit"),
         partitions={"myapp": {"default": 10, "other": 5}},
         callbacks=callbacks,
-        persister="reserved",
+        persister=FilePersister("state"),
         retry_levels=[1, 2.5],
         max_buried=1000,
         max_deliveries=1,
@@ -67,6 +68,7 @@ def test_every_field_can_be_set() -> None:
     assert config.broker == AmqpConfig(host="rabbit")
     assert config.partitions == {"myapp": {"default": 10, "other": 5}}
     assert config.callbacks is callbacks
+    assert config.persister == FilePersister("state")
     assert config.retry_levels == (1.0, 2.5)
     assert (config.max_buried, config.max_deliveries) == (1000, 1)
     assert (config.shutdown_timeout, config.enqueue_timeout) == (0, 0.5)

@@ -11,6 +11,7 @@ import pytest
 from roger_trio._config import AmqpConfig, Config, SslOptions
 from roger_trio._errors import ConfigError
 from roger_trio._jobs.callbacks import Callbacks
+from roger_trio._persisters import BrokerPersister, FilePersister, MemoryPersister
 
 NOTHING: dict[str, str] = {}
 
@@ -31,6 +32,9 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
         "class Outer:\n    inner = Mine()\n"
         "class Needy(Callbacks):\n    def __init__(self, x): pass\n"
         "text = 'no callbacks'\n"
+        "class Keeper:\n"
+        "    async def load(self, partition): pass\n"
+        "    async def save(self, partition, data): pass\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     return name
@@ -63,7 +67,7 @@ def test_every_field_can_be_in_the_file(path: Path, module: str) -> None:
         path,
         f"""
         callbacks = "{module}:Mine"
-        persister = "{module}:Outer.inner"
+        persister = "{module}:Keeper"
         retry_levels = [1, 2.5]
         max_buried = 100
         max_deliveries = 3
@@ -94,7 +98,7 @@ def test_every_field_can_be_in_the_file(path: Path, module: str) -> None:
         """,
     )
     assert type(config.callbacks).__name__ == "Mine"
-    assert type(config.persister).__name__ == "Mine"
+    assert type(config.persister).__name__ == "Keeper"
     assert config.partitions == {"myapp": {"default": 10, "other": 5}, "Ada & Söhne": {}}
     assert config.retry_levels == (1.0, 2.5)
     assert (config.max_buried, config.max_deliveries) == (100, 3)
@@ -120,6 +124,26 @@ def test_the_broker_may_be_text(path: Path) -> None:
     """A line is enough where the URL says it all."""
     config = load(path, 'broker = "amqp://rabbit"')
     assert config.broker_config() == AmqpConfig(host="rabbit")
+
+
+def test_the_persisters_have_names(path: Path) -> None:
+    """Those that come along are named; a file's directory follows the colon."""
+    assert load(path, 'persister = "broker"').persister == BrokerPersister()
+    assert type(load(path, 'persister = "memory"').persister) is MemoryPersister
+    assert load(path, 'persister = "file:a:b/c"').persister == FilePersister("a:b/c")
+
+
+@pytest.mark.parametrize("value", ["'file'", "'file:'", "''", "7", "'x'", "{ file = 'x' }"])
+def test_what_names_no_persister(path: Path, value: str) -> None:
+    """The error lists the forms there are."""
+    rule = 'persister: expected "broker", "memory", "file:DIRECTORY" or "module:object", got '
+    assert refused(path, f"persister = {value}").startswith(rule)
+
+
+def test_an_object_that_is_no_persister(path: Path, module: str) -> None:
+    """It is refused when it is loaded, before anything starts."""
+    rule = "persister: expected an object with `async def load` and `async def save`"
+    assert refused(path, f"persister = '{module}:Outer.inner'").startswith(rule)
 
 
 def test_the_path_may_be_text_too(path: Path) -> None:

@@ -1,0 +1,203 @@
+"""`BrokerState`: a partition's state, kept as messages in a queue of the broker.
+
+Who reads them consumes the queue, which has a single active consumer, for a moment, and then gives
+all back by closing the channel. So nobody reads while messages are on loan to another reader, not
+even to one that has just died, and readers come one after the other.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Final, TypeVar
+
+import attrs
+import trio
+
+from .._brokers.base import Broker, BrokerError, Channel, ConnectionLost, Delivery, QueueMissing
+from .._errors import PersisterError
+from .._topology import PartitionNames
+from .entries import Entry, Found, Version, assemble, is_obsolete, read_entry
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+CHUNK: Final = 1024 * 1024
+"""The largest body of a message."""
+_PREFETCH: Final = 65535
+_PAUSE: Final = 0.1
+
+
+@attrs.define
+class _Held:
+    """What was written in the term that this process has begun."""
+
+    version: Version
+    appended: int = 0
+
+
+class BrokerState:
+    """A journal persister over a broker.
+
+    Args:
+        broker: Where the state is kept.
+        prefix: The cluster's prefix.
+    """
+
+    stays_on_host: Final = False
+    most_appends: Final = 2000
+    """Each is a message that `load` has to fetch."""
+
+    def __init__(self, broker: Broker, prefix: str) -> None:
+        self._broker = broker
+        self._prefix = prefix
+        self._held: dict[str, _Held] = {}
+
+    async def load(self, partition: str) -> bytes | None:
+        """Return what is kept, and begin a new term; what older ones still write is void."""
+        spec = PartitionNames.of(self._prefix, partition).state_spec()
+        await self._broker.declare([spec], afresh=True)
+        token = secrets.token_hex(8)
+
+        async def claim(look: _Look) -> tuple[Found, int]:
+            found = assemble(look.entries)
+            term = found.highest_term + 1
+            # Once it has come back to us, nobody else has read before it, or will without it.
+            await look.publish(Entry("claim", Version(term, token)))
+            return found, term
+
+        found, term = await self._looking(spec.name, claim)
+        if found.lost:
+            logger.error(
+                "partition %r: %d changes of its state are lost, as queue %r lacks what they "
+                "belong to: was it purged or deleted?",
+                partition,
+                found.lost,
+                spec.name,
+            )
+        self._held[partition] = _Held(Version(term, token))
+        return found.data
+
+    async def save(self, partition: str, data: bytes) -> None:
+        """Publish the whole state, then remove what it replaces."""
+        held = self._of(partition)
+        held.version = version = attrs.evolve(held.version, number=held.version.number + 1)
+        held.appended = 0
+        queue = PartitionNames.of(self._prefix, partition).state
+        pieces = [data[start : start + CHUNK] for start in range(0, len(data), CHUNK)] or [b""]
+        await self._publish(
+            queue,
+            [Entry("save", version, part, len(pieces), piece) for part, piece in enumerate(pieces)],
+        )
+
+        async def clean(look: _Look) -> bool:
+            if any(entry.version.term > version.term for entry in look.entries):
+                return False
+            look.drop(version)
+            return True
+
+        if not await self._looking(queue, clean):
+            raise PersisterError(
+                f"queue {queue}: the state was taken over by another process; this one has to "
+                "load it again before it can save"
+            )
+
+    async def append(self, partition: str, data: bytes) -> None:
+        """Publish what is added."""
+        held = self._of(partition)
+        queue = PartitionNames.of(self._prefix, partition).state
+        if not held.version.number:
+            raise PersisterError(f"queue {queue}: save the state before adding to it")
+        # Counted even if this fails: a copy that gets through late must not look like another.
+        held.appended += 1
+        await self._publish(queue, [Entry("append", held.version, held.appended, 0, data)])
+
+    def _of(self, partition: str) -> _Held:
+        if partition not in self._held:
+            raise PersisterError(f"partition {partition!r}: load its state before saving it")
+        return self._held[partition]
+
+    async def _publish(self, queue: str, entries: Sequence[Entry]) -> None:
+        try:
+            await self._broker.publish_many(queue, [each.message() for each in entries])
+        except BrokerError as error:
+            raise PersisterError(f"queue {queue}: cannot keep the state: {error}") from error
+
+    async def _looking(self, queue: str, work: Callable[[_Look], Awaitable[T]]) -> T:
+        """Work on all that is in the queue, however often it takes."""
+        while True:
+            try:
+                async with self._look(queue) as look:
+                    return await work(look)
+            except ConnectionLost:
+                await trio.sleep(_PAUSE)
+                await self._broker.wait_connected()
+            except BrokerError as error:
+                raise PersisterError(f"queue {queue}: cannot read the state: {error}") from error
+
+    @asynccontextmanager
+    async def _look(self, queue: str) -> AsyncIterator[_Look]:
+        async with self._broker.open_channel() as channel:
+            look = _Look(self._broker, channel, queue)
+            await channel.subscribe(queue, prefetch=_PREFETCH, on_delivery=look.take)
+            await look.publish(Entry("mark", Version(0, secrets.token_hex(8))))
+            yield look
+            await channel.flush()
+
+
+class _Look:
+    """All messages of the queue, on loan."""
+
+    def __init__(self, broker: Broker, channel: Channel, queue: str) -> None:
+        self._broker = broker
+        self._channel = channel
+        self._queue = queue
+        self._taken: list[tuple[Entry, Delivery]] = []
+        self._seen: set[Version] = set()
+        self._changed = trio.Event()
+
+    @property
+    def entries(self) -> list[Entry]:
+        return [entry for entry, _ in self._taken]
+
+    def take(self, delivery: Delivery) -> None:
+        """Take a delivery."""
+        entry = read_entry(delivery)
+        if entry is None:
+            delivery.ack()
+            logger.error("queue %r: a message that is not part of the state; dropped", self._queue)
+            return
+        self._taken.append((entry, delivery))
+        self._seen.add(entry.version)
+        self._changed.set()
+
+    async def publish(self, entry: Entry) -> None:
+        """Publish an entry of a new version; wait until it, and so all before it, is taken."""
+        await self._broker.publish(self._queue, entry.message())
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._channel.wait_interrupted)
+                while entry.version not in self._seen:
+                    self._changed = trio.Event()
+                    await self._changed.wait()
+                nursery.cancel_scope.cancel()
+        except* ConnectionLost as group:
+            lost = ConnectionLost(str(group.exceptions[0]))
+        except* QueueMissing as group:
+            # It is declared anew by who publishes; look again.
+            lost = ConnectionLost(str(group.exceptions[0]))
+        else:
+            return
+        raise lost
+
+    def drop(self, kept: Version) -> None:
+        """Acknowledge all that means nothing any more."""
+        left: list[tuple[Entry, Delivery]] = []
+        for entry, delivery in self._taken:
+            if is_obsolete(entry, kept):
+                delivery.ack()
+            else:
+                left.append((entry, delivery))
+        self._taken = left
