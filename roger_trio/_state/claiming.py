@@ -30,7 +30,7 @@ def claim(draft: Draft, op: Claim) -> Claimed | HeldBy:
 
 
 def claim_replay(draft: Draft, op: ReplayClaim) -> Claimed | HeldBy:
-    """Hold the queue key, if any, of a job that is enqueued again; it is neither over nor cancelled."""
+    """Hold the queue key, if any, of a buried job; it is over and cancelled no more."""
     if op.nonce in draft.memory.settled:
         return claim(draft, Claim(op.job, op.key or "", op.queue, op.nonce, op.inbox))
     if op.key is None:
@@ -54,12 +54,15 @@ def publish(draft: Draft, op: Published) -> None:
 def withdraw(draft: Draft, op: Withdraw) -> None:
     """The job of a claim will not be published."""
     keys = draft.memory.queue_keys
-    if op.nonce in draft.memory.settled or any(
-        keys.holds[key].is_confirmed and op.nonce in keys.holds[key].nonces
-        for key in keys.of(op.job)
-    ):
+    if op.nonce in draft.memory.settled:
         return
-    draft.change(c.ClaimSettled(op.nonce, draft.now, None))
+    claim = keys.unpublished.get(op.nonce)
+    if claim is None:
+        is_another = any(op.nonce in keys.holds[key].nonces for key in keys.of(op.job))
+    else:
+        is_another = keys.holds[claim.key].job != op.job
+    if not is_another:  # neither a published claim nor one of another job
+        draft.change(c.ClaimSettled(op.nonce, draft.now, None))
 
 
 def void_claims(draft: Draft, op: Gone) -> None:

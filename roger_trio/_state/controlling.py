@@ -104,8 +104,8 @@ def purge(draft: Draft, op: PurgeKeyless) -> Purged | None:
 def sync(draft: Draft, op: Sync) -> Synced:
     """A node is about to start jobs."""
     memory = draft.memory
-    for inbox, member in list(memory.members.items()):
-        if member.node == op.node and inbox != op.inbox:
+    for inbox in [inbox for inbox, it in memory.members.items() if it.node == op.node]:
+        if inbox != op.inbox:
             draft.change(c.Left(inbox))
     member = memory.members.get(op.inbox)
     if member is None or (member.node, member.host) != (op.node, op.host):

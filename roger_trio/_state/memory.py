@@ -90,116 +90,134 @@ class Memory:
         yield from (c.Joined(inbox, it.node, it.host) for inbox, it in self.members.items())
         yield from (c.Paused(queue) for queue in sorted(self.paused))
         yield from self.cancellations.snapshot()
+        yield from (c.Ended(job, "", noted.at) for job, noted in self.ended)
         yield from self.queue_keys.snapshot()
         yield from self.turns.snapshot()
         for job, running in self.running.items():
             yield c.Started(job, running.node, running.inbox, running.attempt)
-        yield from (c.Ended(job, "", noted.at) for job, noted in self.ended)
         yield from (c.ClaimSettled(nonce, noted.at, noted.note) for nonce, noted in self.settled)
         yield from (c.KeyWaived(job, noted.note or "", noted.at) for job, noted in self.waived)
         yield c.Versioned(self.version)
 
-    # What follows from each change...
 
-    def _take_key(self, change: c.KeyTaken) -> None:
-        self.queue_keys.take(change)
-        self.waived.discard(change.job)
+# What follows from each change...
 
-    def _free_key(self, key: str, at: float) -> None:
-        for nonce in self.queue_keys.free(key):
-            self.settled.add(nonce, at)
 
-    def _free_job(self, job: str, at: float) -> None:
-        for key in self.queue_keys.of(job):
-            self._free_key(key, at)
-        self.turns.leave(job, at)
-        self.running.pop(job, None)
+def _take_key(memory: Memory, change: c.KeyTaken) -> None:
+    memory.queue_keys.take(change)
+    memory.waived.discard(change.job)
 
-    def _settle_claim(self, change: c.ClaimSettled) -> None:
-        self.queue_keys.withdraw(change.nonce)
-        self.settled.add(change.nonce, change.at, change.held_by)
 
-    def _settle_attempt(self, attempt: str, at: float) -> None:
-        if attempt:
-            self.settled.add(attempt, at)
+def _free_key(memory: Memory, key: str, at: float) -> None:
+    for nonce in memory.queue_keys.free(key):
+        memory.settled.add(nonce, at)
 
-    def _start(self, change: c.Started) -> None:
-        self.running[change.job] = Running(change.node, change.inbox, change.attempt)
 
-    def _requeue(self, change: c.Requeued) -> None:
-        self.running.pop(change.job, None)
-        self.turns.leave(change.job, change.at)
-        self._settle_attempt(change.attempt, change.at)
+def _free_job(memory: Memory, job: str, at: float) -> None:
+    for key in memory.queue_keys.of(job):
+        _free_key(memory, key, at)
+    memory.turns.leave(job, at)
+    memory.running.pop(job, None)
 
-    def _end(self, change: c.Ended) -> None:
-        self._free_job(change.job, change.at)
-        self._settle_attempt(change.attempt, change.at)
-        self.waived.discard(change.job)
-        self.ended.add(change.job, change.at)
 
-    def _remember(self, change: c.CancelRemembered) -> None:
-        self.cancellations.remember(change)
-        self.version += 1
+def _settle_claim(memory: Memory, change: c.ClaimSettled) -> None:
+    memory.queue_keys.withdraw(change.nonce)
+    memory.settled.add(change.nonce, change.at, change.held_by)
 
-    def _conclude(self, change: c.CancelConcluded) -> None:
-        self.version += change.job not in self.cancellations
-        self._free_job(change.job, change.at)
-        self.waived.discard(change.job)
-        self.cancellations.conclude(change)
 
-    def _forget(self, change: c.CancelForgotten) -> None:
-        self.version += change.job in self.cancellations
-        self.cancellations.forget(change.job)
+def _settle_attempt(memory: Memory, attempt: str, at: float) -> None:
+    if attempt:
+        memory.settled.add(attempt, at)
 
-    def _pause(self, change: c.Paused) -> None:
-        self.version += change.queue not in self.paused
-        self.paused.add(change.queue)
 
-    def _resume(self, change: c.Resumed) -> None:
-        self.version += change.queue in self.paused
-        self.paused.discard(change.queue)
+def _start(memory: Memory, change: c.Started) -> None:
+    memory.running[change.job] = Running(change.node, change.inbox, change.attempt)
 
-    def _set_version(self, change: c.Versioned) -> None:
-        self.version = change.version
 
-    def _join(self, change: c.Joined) -> None:
-        self.members[change.inbox] = Member(change.node, change.host)
+def _requeue(memory: Memory, change: c.Requeued) -> None:
+    memory.running.pop(change.job, None)
+    memory.turns.leave(change.job, change.at)
+    _settle_attempt(memory, change.attempt, change.at)
 
-    def _expire(self, change: c.TombstonesExpired) -> None:
-        for recent in (self.ended, self.settled, self.waived):
-            recent.drop_before(change.before)
 
-    def _forget_jobs(self, _change: c.JobsForgotten) -> None:
-        self.queue_keys = QueueKeys()
-        self.turns = Turns()
-        self.running.clear()
-        for recent in (self.ended, self.settled, self.waived):
-            recent.clear()
+def _end(memory: Memory, change: c.Ended) -> None:
+    _free_job(memory, change.job, change.at)
+    _settle_attempt(memory, change.attempt, change.at)
+    memory.waived.discard(change.job)
+    memory.ended.add(change.job, change.at)
+
+
+def _remember(memory: Memory, change: c.CancelRemembered) -> None:
+    memory.cancellations.remember(change)
+    memory.version += 1
+
+
+def _conclude(memory: Memory, change: c.CancelConcluded) -> None:
+    memory.version += change.job not in memory.cancellations
+    _free_job(memory, change.job, change.at)
+    memory.waived.discard(change.job)
+    memory.cancellations.conclude(change)
+
+
+def _forget(memory: Memory, change: c.CancelForgotten) -> None:
+    memory.version += change.job in memory.cancellations
+    memory.cancellations.forget(change.job)
+
+
+def _pause(memory: Memory, change: c.Paused) -> None:
+    memory.version += change.queue not in memory.paused
+    memory.paused.add(change.queue)
+
+
+def _resume(memory: Memory, change: c.Resumed) -> None:
+    memory.version += change.queue in memory.paused
+    memory.paused.discard(change.queue)
+
+
+def _set_version(memory: Memory, change: c.Versioned) -> None:
+    memory.version = change.version
+
+
+def _join(memory: Memory, change: c.Joined) -> None:
+    memory.members[change.inbox] = Member(change.node, change.host)
+
+
+def _expire(memory: Memory, change: c.TombstonesExpired) -> None:
+    for recent in (memory.ended, memory.settled, memory.waived):
+        recent.drop_before(change.before)
+
+
+def _forget_jobs(memory: Memory, _change: c.JobsForgotten) -> None:
+    memory.queue_keys = QueueKeys()
+    memory.turns = Turns()
+    memory.running.clear()
+    for recent in (memory.ended, memory.settled, memory.waived):
+        recent.clear()
 
 
 _APPLY: Final[dict[type[Any], Callable[[Memory, Any], object]]] = {
-    c.KeyTaken: Memory._take_key,
+    c.KeyTaken: _take_key,
     c.KeyConfirmed: lambda memory, it: memory.queue_keys.confirm(it.key),
-    c.KeyFreed: lambda memory, it: memory._free_key(it.key, it.at),
+    c.KeyFreed: lambda memory, it: _free_key(memory, it.key, it.at),
     c.KeyWaived: lambda memory, it: memory.waived.add(it.job, it.at, it.key),
-    c.ClaimSettled: Memory._settle_claim,
+    c.ClaimSettled: _settle_claim,
     c.TurnTaken: lambda memory, it: memory.turns.take(it),
     c.TurnAwaited: lambda memory, it: memory.turns.wait(it),
     c.TurnLeft: lambda memory, it: memory.turns.leave(it.job, it.at),
-    c.Started: Memory._start,
+    c.Started: _start,
     c.Stopped: lambda memory, it: memory.running.pop(it.job, None),
-    c.Requeued: Memory._requeue,
-    c.JobFreed: lambda memory, it: memory._free_job(it.job, it.at),
-    c.Ended: Memory._end,
+    c.Requeued: _requeue,
+    c.JobFreed: lambda memory, it: _free_job(memory, it.job, it.at),
+    c.Ended: _end,
     c.Revived: lambda memory, it: memory.ended.discard(it.job),
-    c.CancelRemembered: Memory._remember,
-    c.CancelConcluded: Memory._conclude,
-    c.CancelForgotten: Memory._forget,
-    c.Paused: Memory._pause,
-    c.Resumed: Memory._resume,
-    c.Versioned: Memory._set_version,
-    c.Joined: Memory._join,
+    c.CancelRemembered: _remember,
+    c.CancelConcluded: _conclude,
+    c.CancelForgotten: _forget,
+    c.Paused: _pause,
+    c.Resumed: _resume,
+    c.Versioned: _set_version,
+    c.Joined: _join,
     c.Left: lambda memory, it: memory.members.pop(it.inbox, None),
-    c.TombstonesExpired: Memory._expire,
-    c.JobsForgotten: Memory._forget_jobs,
+    c.TombstonesExpired: _expire,
+    c.JobsForgotten: _forget_jobs,
 }

@@ -26,7 +26,7 @@ Started = Run | Wait | Cancelled | Finished | Duplicate | Elsewhere
 def start(draft: Draft, op: Start) -> Started:
     """May a delivery of a job be started on this node?"""
     memory = draft.memory
-    if memory.is_over(op.job) or op.attempt in memory.settled:
+    if memory.is_over(op.job) or (op.attempt and op.attempt in memory.settled):
         return Finished()
     elsewhere = _elsewhere(draft, op)
     if elsewhere is not None:

@@ -97,18 +97,17 @@ class Turns:
         if key is None:
             return
         turn = self._turns[key]
+        waiters = turn.waiters or OrderedDict()
         if turn.job != job:
-            assert turn.waiters is not None
-            self._uncount(turn.waiters.pop(job).queue)
-        elif turn.waiters:
+            self._uncount(waiters.pop(job).queue)
+        elif waiters:
             self._uncount(turn.queue)
-            turn.job, waiter = turn.waiters.popitem(last=False)
+            turn.job, waiter = waiters.popitem(last=False)
             turn.queue, turn.since = waiter.queue, at
         else:
             self._uncount(turn.queue)
             del self._turns[key]
-            return
-        turn.waiters = turn.waiters or None
+        turn.waiters = waiters or None
 
     def snapshot(self) -> Iterator[Change]:
         """Yield the changes that rebuild it."""
