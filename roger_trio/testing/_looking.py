@@ -33,9 +33,10 @@ def enqueued(
 ) -> list[Envelope]:
     """Return the jobs that wait in this run's broker in memory, oldest first.
 
-    Those that are delayed or wait for a retry are among them; running and buried ones are not. A
-    node takes a job as soon as another task gets its turn: to see what a program enqueues, run
-    none that consumes the queue, with ``running_node(partitions={})`` for instance.
+    Those that are delayed, or wait for a retry or for their execution key, are among them; running
+    and buried ones are not. A node takes a job as soon as another task gets its turn: to see what a
+    program enqueues, run none that consumes the queue, with ``running_node(partitions={})`` for
+    instance. A job with a queue key needs a node of its partition: `Client.pause` the queue.
 
     Args:
         job_type: Only jobs of this class, its subclasses, or this function. Default: all.
@@ -169,7 +170,7 @@ def _found(*, burials: bool) -> list[_Found]:
     found = [
         _Found(_read(each, *place), each.due)
         for each in memory.engine.waiting()
-        for place in _places(each.queue, prefix, burials=burials)
+        for place in _places(each.message.onward or each.queue, prefix, burials=burials)
     ]
     if not burials:  # What came back, or waits for a retry, was not enqueued just now.
         found.sort(key=lambda each: each.envelope.queued_at)

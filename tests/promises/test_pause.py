@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import trio
 
@@ -123,7 +125,7 @@ async def test_a_pause_holds_across_the_end_of_all_nodes(setup: Setup, hub: Hub)
 async def test_a_pause_holds_on_processes_that_are_killed_and_on_new_ones(setup: Setup) -> None:
     """Both nodes die at once; the next one starts nothing until it is resumed."""
     partition = setup.partition
-    queues = {"partitions": {partition: QUEUES}, "app": "tests.apps.keyed"}
+    queues: dict[str, Any] = {"partitions": {partition: QUEUES}, "app": "tests.apps.keyed"}
     async with roger.connect(setup.config(QUEUES)) as client:
         with trio.fail_after(60):
             async with program(setup, **queues) as first, program(setup, **queues) as second:
@@ -148,7 +150,11 @@ async def test_a_pause_holds_on_processes_that_are_killed_and_on_new_ones(setup:
 async def test_a_frozen_node_is_named_and_keeps_the_pause_when_it_wakes(setup: Setup) -> None:
     """SIGSTOP: `pause` says on which node it may not hold yet; after SIGCONT it does there too."""
     partition = setup.partition
-    options = {"partitions": {partition: QUEUES}, "app": "tests.apps.keyed", "node_name": "cold"}
+    options: dict[str, Any] = {
+        "partitions": {partition: QUEUES},
+        "app": "tests.apps.keyed",
+        "node_name": "cold",
+    }
     async with serving(setup.config(QUEUES)) as node, program(setup, **options) as frozen:
         with trio.fail_after(60):
             await frozen.wait("ready")

@@ -20,7 +20,8 @@ QUEUE_KEYS = "promises/test_queue_keys.py"
 EXECUTION_KEYS = "promises/test_execution_keys.py"
 FAIL_OVER = "promises/test_coordinator_failover.py"
 PAUSE = "promises/test_pause.py"
-RECONFIGURING = "promises/test_reconfiguring.py"SHUTDOWN = "promises/test_shutdown.py"
+RECONFIGURING = "promises/test_reconfiguring.py"
+SHUTDOWN = "promises/test_shutdown.py"
 
 IMPOSSIBLE: dict[str, tuple[tuple[str, str], ...]] = {
     # Enqueueing where no queue or coordinator is: lost, or a false duplicate.
@@ -137,9 +138,7 @@ IMPOSSIBLE: dict[str, tuple[tuple[str, str], ...]] = {
         (POISON, "test_looking_changes_neither_order_nor_attempts_and_buries_nothing"),
         (PAUSE, "test_a_pause_holds_on_two_nodes_once_it_has_returned"),
     ),
-    "p": (
-        (SHUTDOWN, "test_a_job_that_takes_too_long_is_cancelled_and_given_back"),
-    ),
+    "p": ((SHUTDOWN, "test_a_job_that_takes_too_long_is_cancelled_and_given_back"),),
 }
 
 
@@ -149,6 +148,9 @@ def test_each_failure_of_the_reference_has_its_tests(number: str) -> None:
     assert IMPOSSIBLE[number]
     for path, name in IMPOSSIBLE[number]:
         tree = ast.parse((TESTS / path).read_text())
-        functions = [each for each in tree.body if isinstance(each, ast.AsyncFunctionDef)]
-        plain = [each for each in tree.body if isinstance(each, ast.FunctionDef)]
-        assert name in {each.name for each in (*functions, *plain)}, path
+        functions = [
+            each.name
+            for each in tree.body
+            if isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef)
+        ]
+        assert name in functions, path

@@ -41,11 +41,15 @@ class MemoryEngine(Engine):
         )
 
     def waiting(self) -> list[Waiting]:
-        """Return all that is ready, in order of arrival, then all that is delayed."""
+        """Return all that is ready, in order of arrival, then all that is delayed.
+
+        What is in a queue that forwards waits there even while somebody holds it.
+        """
         rows = self._db.execute(
             "SELECT name, body, message_id, headers, due FROM "
             "(SELECT 0 AS kind, id, queue, body, message_id, headers, NULL AS due FROM messages "
-            "WHERE channel IS NULL UNION ALL "
+            "WHERE channel IS NULL OR queue IN "
+            "(SELECT id FROM queues WHERE spec LIKE '%\"forwards\"%') UNION ALL "
             "SELECT 1, id, queue, body, message_id, headers, due FROM delayed) AS found "
             "JOIN queues ON queues.id = found.queue ORDER BY kind, found.id"
         ).fetchall()

@@ -90,3 +90,23 @@ class Animal(roger.Job, queue="zoo", name="kit:Animal"):
 
 class Bird(Animal, name="kit:Bird", aliases=["kit:Fowl"]):
     wingspan: float = 0.5
+
+
+class Unique(roger.Job, name="kit:Unique"):
+    """A job with the keys it is given."""
+
+    text: str
+    key: str | None = None
+    execution: str | None = None
+    seconds: float = 0.0
+
+    def queue_key(self) -> str | None:
+        return self.key
+
+    def execution_key(self) -> str | None:
+        return self.execution
+
+    async def perform(self) -> None:
+        log.append(f"starts {self.text}")
+        await trio.sleep(self.seconds)
+        log.append(f"ends {self.text}")
