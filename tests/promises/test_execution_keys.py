@@ -155,7 +155,7 @@ async def test_a_holder_that_fails_lets_the_next_one_in_and_queues_up_again(
 def test_waiting_jobs_never_expire() -> None:
     """Failures 8, 9 and 13, holes a, b and c: durable, without expiry, and without a limit."""
     spec = PartitionNames.of("", "myapp").waiting_spec()
-    declared = json.dumps(topology.arguments(spec))
+    declared = json.dumps(topology.queue_arguments(spec))
     assert '"x-queue-type": "quorum"' in declared
     assert not [word for word in ("expires", "ttl", "max-length") if word in declared]
 
