@@ -12,7 +12,7 @@ class Persister(Protocol):
     state, in one task: the partition's coordinator. Where nodes on several hosts share a
     partition, all of them must reach the same state.
 
-    `save` is called after every change, with the whole state; where that is much, add
+    ``save`` is called after every change, with the whole state; where that is much, add
     `JournalPersister.append`.
     """
 
@@ -21,10 +21,10 @@ class Persister(Protocol):
         ...
 
     async def save(self, partition: str, data: bytes) -> None:
-        """Keep `data` in place of all that was kept for the partition.
+        """Keep ``data`` in place of all that was kept for the partition.
 
         It is durable on return. If it raises, or is cancelled, either the new or the old state is
-        kept, whole; `save` is then called again.
+        kept, whole; ``save`` is then called again.
         """
         ...
 
@@ -33,15 +33,15 @@ class Persister(Protocol):
 class JournalPersister(Persister, Protocol):
     """A persister that can add to what it keeps, at a cost that does not depend on how much it is.
 
-    What is appended is then part of what `load` returns: the data saved last, followed by all that
+    What is appended is then part of what ``load`` returns: the data saved last, followed by all that
     was appended since, in order.
     """
 
     async def append(self, partition: str, data: bytes) -> None:
-        """Keep `data` behind what is kept. It is durable on return.
+        """Keep ``data`` behind what is kept. It is durable on return.
 
-        It is called only once `save` has returned since the last `load`. If it raises, or is
-        cancelled, `data` may be kept, in part or not at all; `save` is then called before the next
-        `append`.
+        It is called only once ``save`` has returned since the last ``load``. If it raises, or is
+        cancelled, ``data`` may be kept, in part or not at all; ``save`` is then called before the next
+        ``append``.
         """
         ...
