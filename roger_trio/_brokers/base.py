@@ -185,6 +185,8 @@ class Channel(Protocol):
     def say(self, topic: str, body: bytes) -> None:
         """Broadcast on this channel, without the broker's word on it; does not block.
 
+        Only on a channel that was opened to speak.
+
         Whoever hears it knows that the channel was alive when the broker took it, and so that a
         single-active subscription on this channel was still ours. It keeps its order with the
         settlements and the other broadcasts of this channel. With nobody listening it is gone.
@@ -275,8 +277,12 @@ class Broker(Protocol):
         """
         ...
 
-    def open_channel(self) -> AbstractAsyncContextManager[Channel]:
+    def open_channel(self, *, speaks: bool = False) -> AbstractAsyncContextManager[Channel]:
         """Open a channel to consume on; what is unsettled at exit goes back.
+
+        Args:
+            speaks: Whether `Channel.say` will be used on it. A broker short of memory or disk may
+                stop reading from who speaks; settlements on other channels get through then.
 
         Raises:
             QueueRefused: The broker allows no further channel.

@@ -83,9 +83,9 @@ class FaultyBroker(WrappingBroker):
         await trio.sleep_until(confirmed)
 
     @asynccontextmanager
-    async def open_channel(self) -> AsyncGenerator[Channel]:
+    async def open_channel(self, *, speaks: bool = False) -> AsyncGenerator[Channel]:
         """Open a channel whose acknowledgements can get lost."""
-        async with super().open_channel() as channel:
+        async with super().open_channel(speaks=speaks) as channel:
             yield _FaultyChannel(channel, self._loses_ack)
 
     def _loses_ack(self) -> bool:

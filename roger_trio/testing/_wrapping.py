@@ -55,9 +55,9 @@ class WrappingBroker:
         """Publish and wait for the broker's word that all is kept."""
         await self._inner.publish_many(queue, messages, delay=delay)
 
-    def open_channel(self) -> AbstractAsyncContextManager[Channel]:
+    def open_channel(self, *, speaks: bool = False) -> AbstractAsyncContextManager[Channel]:
         """Open a channel to consume on."""
-        return self._inner.open_channel()
+        return self._inner.open_channel(speaks=speaks)
 
     def browse(self, queue: str, limit: int) -> AbstractAsyncContextManager[Sequence[Delivery]]:
         """Take up to `limit` messages from the head."""

@@ -167,6 +167,38 @@ async def test_a_memory_alarm_holds_publishers_alone(
     assert [link.generation for link in broker._links] == [1, 1]
 
 
+async def test_what_is_said_during_an_alarm_holds_nobody_else(
+    node: PrivateRabbit, broker: RabbitBroker, queue: str
+) -> None:
+    """During an alarm a channel that speaks is held, and heard afterwards; others settle on."""
+    inbox = Inbox()
+    with trio.fail_after(60):
+        await broker.publish_many(queue, messages(4))
+        async with (
+            broker.listen("topic") as heard,
+            broker.open_channel(speaks=True) as speaking,
+            broker.open_channel() as channel,
+        ):
+            await channel.subscribe(queue, prefetch=2, on_delivery=inbox.put)
+            await inbox.wait(2)
+            await trio.to_thread.run_sync(node.set_memory_alarm, True)
+            try:
+                speaking.say("topic", b"during")
+                await settles_at("low on memory", lambda: broker._speaking.blocked)
+                for each in list(inbox.deliveries):
+                    each.ack()
+                await inbox.wait(4)
+            finally:
+                with trio.CancelScope(shield=True):
+                    await trio.to_thread.run_sync(node.set_memory_alarm, False)
+            assert await heard.receive() == b"during"
+            speaking.say("topic", b"after")
+            assert await heard.receive() == b"after"
+            for each in inbox.deliveries[2:]:
+                each.ack()
+            await channel.flush()
+
+
 async def test_an_alarm_does_not_hold_those_who_give_up(node: PrivateRabbit) -> None:
     """On a blocked connection control calls can be cancelled at once, as publishes can."""
     async with running(configure(node.url), consumes=False) as broker:

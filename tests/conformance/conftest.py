@@ -62,7 +62,7 @@ class RabbitKit:
         await trio.to_thread.run_sync(delete)
 
     async def lose_connection(self) -> None:
-        links = (self.broker._consuming, self.broker._publishing)
+        links = (self.broker._consuming, self.broker._publishing, self.broker._speaking)
         before = [link.generation for link in links]
         self.proxy.cut()
         for link, generation in zip(links, before, strict=True):

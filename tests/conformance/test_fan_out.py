@@ -188,7 +188,7 @@ async def test_what_a_channel_says_is_heard(kit: Kit, topic: str) -> None:
             kit.other_broker() as other,
             other.listen(topic) as there,
             kit.broker.listen(topic) as here,
-            kit.broker.open_channel() as channel,
+            kit.broker.open_channel(speaks=True) as channel,
         ):
             for body in said:
                 channel.say(topic, body)
@@ -200,7 +200,7 @@ async def test_a_channel_may_speak_to_nobody(kit: Kit, topic: str, queue: str) -
     """With nobody listening it is gone, and the channel goes on as before."""
     inbox = Inbox()
     with trio.fail_after(PATIENCE):
-        async with kit.broker.open_channel() as channel:
+        async with kit.broker.open_channel(speaks=True) as channel:
             channel.say(topic, b"nobody")
             await channel.subscribe(queue, prefetch=9, on_delivery=inbox.put)
             channel.say(topic, b"nobody")
@@ -217,11 +217,11 @@ async def test_a_channel_that_is_gone_says_nothing(kit: Kit, topic: str) -> None
     """What is said on a channel that is closed or lost is an error, and heard by nobody."""
     with trio.fail_after(PATIENCE):
         async with kit.other_broker() as other, other.listen(topic) as heard:
-            async with kit.broker.open_channel() as closed:
+            async with kit.broker.open_channel(speaks=True) as closed:
                 pass
             with pytest.raises(ConnectionLost):
                 closed.say(topic, b"closed")
-            async with kit.broker.open_channel() as lost:
+            async with kit.broker.open_channel(speaks=True) as lost:
                 await kit.lose_connection()
                 with pytest.raises(ConnectionLost):
                     await lost.wait_lost()
@@ -236,7 +236,10 @@ async def test_hundreds_said_among_settlements(kit: Kit, topic: str, queue: str)
     inbox = Inbox()
     with trio.fail_after(PATIENCE):
         await kit.broker.publish_many(queue, messages(300))
-        async with kit.broker.listen(topic) as heard, kit.broker.open_channel() as channel:
+        async with (
+            kit.broker.listen(topic) as heard,
+            kit.broker.open_channel(speaks=True) as channel,
+        ):
             await channel.subscribe(queue, prefetch=300, on_delivery=inbox.put)
             for each in list(await inbox.wait(300)):
                 each.ack()

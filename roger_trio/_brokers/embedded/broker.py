@@ -249,7 +249,7 @@ class EmbeddedBroker:
         await self._call(lambda engine: engine.stop_consuming(channel))
 
     @asynccontextmanager
-    async def open_channel(self) -> AsyncGenerator[Channel]:
+    async def open_channel(self, *, speaks: bool = False) -> AsyncGenerator[Channel]:
         """Open a channel to consume on."""
         async with self._channel() as channel:
             yield channel

@@ -1,7 +1,8 @@
-"""RabbitMQ as a `Broker`: two links, one to consume and one to publish.
+"""RabbitMQ as a `Broker`: a link to consume and one to publish, and one for channels that do both.
 
-They are two because the broker stops reading from a connection that publishes while it is short
-of memory or disk; acknowledgements must still get through.
+They are apart because the broker stops reading from a connection that publishes while it is short
+of memory or disk; acknowledgements must still get through. The third is opened when it is needed:
+what is said on a channel that consumes is a publish too.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Final, NoReturn
 
@@ -65,6 +66,11 @@ class RabbitBroker:
         self._publishing = Link(config, f"{name} publishing")
         self._consuming = Link(config, f"{name} consuming") if consumes else self._publishing
         self._links = tuple(dict.fromkeys((self._publishing, self._consuming)))
+        self._speaking = Link(config, f"{name} speaking")
+        self._speaks = False
+        """Whether that link is open, or being opened."""
+        self._start: Callable[[Link], None] | None = None
+        """Opens a link; set while the broker runs."""
         self._topics = Topics(prefix, self._publishing, self._consuming)
         self._watch = ConsumerWatch(self.count, self._may_idle)
         self._declarations = Declarations(
@@ -104,8 +110,13 @@ class RabbitBroker:
             async with trio.open_nursery() as transports, trio.open_nursery() as links:
                 self._topics.nursery = links
                 links.start_soon(self._watch.run)
-                for link in self._links:
+
+                def start(link: Link) -> None:
                     links.start_soon(link.run, loop, transports, name=str(link))
+
+                self._start = start
+                for link in self._links:
+                    start(link)
                 try:
                     for link in self._links:
                         await link.wait_tried()
@@ -226,11 +237,22 @@ class RabbitBroker:
         known = self._declarations.known(queue)
         return known is not None and known.single_active
 
+    def _speaking_link(self) -> Link:
+        """Return the link for channels that speak, opened when the first one asks for it."""
+        if not self._speaks:
+            if self._start is None:
+                raise ConnectionLost("the broker is closed")
+            self._speaks = True
+            self._start(self._speaking)
+        return self._speaking
+
     @asynccontextmanager
-    async def open_channel(self) -> AsyncGenerator[Channel]:
-        """Open a channel to consume on."""
-        connection = await self._topics.prepare(self._consuming)
-        async with connection.open_consumer(self._topics.exchange) as channel:
+    async def open_channel(self, *, speaks: bool = False) -> AsyncGenerator[Channel]:
+        """Open a channel to consume on; see `Broker`."""
+        connection = await self._consuming.wait_up()
+        if speaks:
+            connection = await self._topics.prepare(self._speaking_link())
+        async with connection.open_consumer(self._topics.exchange if speaks else None) as channel:
             with self._watch.watching(channel.data):
                 yield channel
 

@@ -161,11 +161,11 @@ class Connection:
             return self._publisher
 
     @asynccontextmanager
-    async def open_consumer(self, topics: str) -> AsyncGenerator[RabbitChannel]:
+    async def open_consumer(self, topics: str | None = None) -> AsyncGenerator[RabbitChannel]:
         """Open a channel to consume on; at exit its unsettled deliveries go back.
 
         Args:
-            topics: The exchange for what is said on it; it must exist by then.
+            topics: The exchange for what is said on it, if anything is; it must exist.
         """
         control = await self._open_channel()
         data = ConsumeChannel(self.transport, control.number)
@@ -219,7 +219,7 @@ class RabbitChannel:
         connection: Connection,
         control: aiormq.Channel,
         data: ConsumeChannel,
-        topics: str,
+        topics: str | None,
     ) -> None:
         self._connection = connection
         self._control = control
@@ -261,6 +261,8 @@ class RabbitChannel:
 
     def say(self, topic: str, body: bytes) -> None:
         """Broadcast on this channel, without the broker's word on it; see `Channel`."""
+        if self._topics is None:
+            raise RuntimeError("the channel was not opened to speak: open_channel(speaks=True)")
         number = self._data.number
         method = frames.publish_method(number, self._topics, topic, mandatory=False)
         content = frames.content(number, body, b"", None, self._connection.frame_max)

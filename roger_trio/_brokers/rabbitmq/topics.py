@@ -145,7 +145,7 @@ class Topics:
             listener.put(delivery.body)
 
         connection = await self.prepare(self._consuming)
-        async with connection.open_consumer(self.exchange) as channel:
+        async with connection.open_consumer() as channel:
             answer = await connection.control(
                 spec.Queue.Declare(
                     queue="",

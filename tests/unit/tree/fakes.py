@@ -189,7 +189,7 @@ class FakeBroker:
         return channel
 
     @asynccontextmanager
-    async def open_channel(self) -> AsyncGenerator[FakeChannel]:
+    async def open_channel(self, *, speaks: bool = False) -> AsyncGenerator[FakeChannel]:
         await trio.lowlevel.checkpoint()
         channel = self.add_channel()
         try:
