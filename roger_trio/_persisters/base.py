@@ -33,15 +33,15 @@ class Persister(Protocol):
 class JournalPersister(Persister, Protocol):
     """A persister that can add to what it keeps, at a cost that does not depend on how much it is.
 
-    What is appended is then part of what ``load`` returns: the data saved last, followed by all that
-    was appended since, in order.
+    What is appended is then part of what ``load`` returns: the data saved last, followed by all
+    that was appended since, in order.
     """
 
     async def append(self, partition: str, data: bytes) -> None:
         """Keep ``data`` behind what is kept. It is durable on return.
 
         It is called only once ``save`` has returned since the last ``load``. If it raises, or is
-        cancelled, ``data`` may be kept, in part or not at all; ``save`` is then called before the next
-        ``append``.
+        cancelled, ``data`` may be kept, in part or not at all; ``save`` is then called before the
+        next ``append``.
         """
         ...
