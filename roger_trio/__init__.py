@@ -39,7 +39,14 @@ from ._errors import (
     RogerError as RogerError,
     UnknownJob as UnknownJob,
 )
-from ._info import VERSION, QueueInfo as QueueInfo
+from ._info import (
+    VERSION,
+    Answers as Answers,
+    CancelResult as CancelResult,
+    KeyInfo as KeyInfo,
+    NodeInfo as NodeInfo,
+    QueueInfo as QueueInfo,
+)
 from ._jobs.callbacks import Callbacks as Callbacks
 from ._jobs.context import current_job as current_job
 from ._jobs.envelope import Envelope as Envelope, JobError as JobError

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from functools import lru_cache
+from typing import Final
 
 import attrs
 
@@ -14,7 +15,11 @@ from ._jobs import buried, wire
 from ._jobs.codec import encode_args
 from ._jobs.envelope import Envelope
 from ._jobs.job import Job
+from ._jobs.mismatch import short_repr
 from ._topology import QueueNames
+
+MAX_KEY_BYTES: Final = 1000
+"""Bytes of the longest key."""
 
 
 def checked_names(prefix: str, partition: str, queue: str) -> QueueNames:
@@ -42,7 +47,7 @@ def make_envelope(
     """Make the envelope of a job that is to be enqueued.
 
     Raises:
-        InvalidJob: The job, one of its arguments or its id breaks a rule.
+        InvalidJob: The job, one of its arguments, its keys or its id breaks a rule.
     """
     if not isinstance(job, Job):
         raise InvalidJob(
@@ -50,32 +55,56 @@ def make_envelope(
             f"got {job!r}"
         )
     options = job.options
-    _refuse_keys(job)
     return Envelope(
-        id=buried.new_id() if id is None else _checked_id(id),
+        id=buried.new_id() if id is None else checked_id(id),
         name=options.name,
         args=encode_args(job),
         partition=partition,
         queue=job.queue_type() if queue is None else queue,
+        queue_key=_key_of(job, "queue_key"),
+        execution_key=_key_of(job, "execution_key"),
         queued_at=datetime.now(UTC),
         max_execution_time=options.max_execution_time,
     )
 
 
-def _checked_id(id: str) -> str:
+def checked_id(id: str) -> str:
+    """Return the id of a job.
+
+    Raises:
+        InvalidJob: It breaks a rule.
+    """
     if not isinstance(id, str) or not 0 < len(id.encode(errors="replace")) <= wire.MAX_TEXT_BYTES:
         raise InvalidJob(f"id: expected text of 1 to {wire.MAX_TEXT_BYTES} bytes, got {id!r}")
     return id
 
 
-def _refuse_keys(job: Job) -> None:
-    """Keys are promises, and this version cannot keep them."""
-    for rule, key in (("queue_key", job.queue_key()), ("execution_key", job.execution_key())):
-        if key is not None:
-            raise InvalidJob(
-                f"job {job.options.name}: {rule}: expected None, as this version of roger_trio "
-                f"does not keep keys yet, got {key!r}"
-            )
+def _key_of(job: Job, rule: str) -> str | None:
+    """Ask a job for one of its keys, and check it."""
+    name = job.options.name
+    try:
+        key: object = getattr(job, rule)()
+    except Exception as exc:
+        raise InvalidJob(
+            f"job {name}: {rule}: expected a key or None, "
+            f"got {type(exc).__name__}: {buried.text_of(exc)}"
+        ) from exc
+    if key is None:
+        return None
+    if isinstance(key, str) and is_key(key):
+        return key
+    raise InvalidJob(
+        f"job {name}: {rule}: expected None or text of 1 to {MAX_KEY_BYTES} bytes in UTF-8, "
+        f"got {short_repr(key)}"
+    )
+
+
+def is_key(key: str) -> bool:
+    """Tell whether a text can be a key."""
+    try:
+        return 0 < len(key.encode()) <= MAX_KEY_BYTES
+    except UnicodeEncodeError:  # Half a character.
+        return False
 
 
 def seconds_to_wait(delay: float | None, at: datetime | None) -> float:
@@ -119,10 +148,16 @@ def read_buried(delivery: Delivery, partition: str, queue: str) -> Envelope:
     )
 
 
-def fresh(delivery: Delivery, partition: str, queue: str) -> Message:
+def fresh(delivery: Delivery, partition: str, queue: str) -> tuple[Envelope | None, Message]:
     """Make the message that starts a buried job over; a payload that is no job stays as it is."""
     try:
         envelope = wire.load(delivery.body, partition=partition, queue=queue)
     except wire.NotAJob:
-        return Message(delivery.body, delivery.message_id)
-    return Message(wire.dump(attrs.evolve(envelope, retry_count=0, deaths=0)), envelope.id)
+        return None, Message(delivery.body, delivery.message_id)
+    anew = attrs.evolve(envelope, retry_count=0, deaths=0)
+    return anew, Message(wire.dump(anew), anew.id)
+
+
+def has_key(envelope: Envelope) -> bool:
+    """Tell whether a job has a key, of whichever kind."""
+    return envelope.queue_key is not None or envelope.execution_key is not None

@@ -113,7 +113,8 @@ class Bus:
     @property
     def card(self) -> Card:
         """What this node tells of itself."""
-        assert self._identity is not None
+        if self._identity is None:
+            raise RuntimeError("a client has no card")
         return Card(
             identity=self._identity,
             inbox=self.inbox,
@@ -179,8 +180,7 @@ class Bus:
                 if self.on_event is not None:
                     self.on_event(partition, event)
             case wire.Question(inbox, request, question):
-                if inbox != self.inbox:
-                    self._take_question(question, inbox, request)
+                self._take_question(question, inbox, request)
             case wire.Reply():
                 self._take_reply(message)
             case _:
@@ -188,6 +188,8 @@ class Bus:
 
     def _take_question(self, question: Mapping[str, Any], inbox: str, request: int) -> None:
         asker = Asker(inbox, request, question.get("roster") is True)
+        if asker.wants_roster and inbox == self.inbox:
+            return  # We hear what we ask all nodes.
         match question.get("ask"):
             case "ping":
                 self.reply_soon(asker, {})

@@ -203,26 +203,30 @@ class _Lane:
             self._unanswered[number] = _Batch(asked, trio.current_time())
         try:
             await self._broker.publish(self._queue, Message(body))
-        except QueueMissing:
-            self._unanswered.pop(number, None)
-            self._confirm(entries)  # No such partition: there is nothing to tell...
-            await self._try_again(asked)  # ...and perhaps somebody to ask later.
-        except MessageTooLarge as exc:
-            self._unanswered.pop(number, None)
-            if len(entries) == 1:
-                entries[0][0].end(exc)
-            else:
-                self._most = len(entries) // 2
-                self._asking.extendleft(reversed(entries))
         except BrokerError as exc:
             self._unanswered.pop(number, None)
-            self._bus.complain(f"{self._queue}: operations are not taken: {exc}")
-            await self._try_again(entries)
+            await self._not_taken(entries, asked, exc)
         else:
             if asked and (batch := self._unanswered.get(number)):
                 batch.sent_at = trio.current_time()
             if len(asked) < len(entries):
                 self._confirm(entries)
+
+    async def _not_taken(
+        self, entries: list[_Entry], asked: list[_Entry], exc: BrokerError
+    ) -> None:
+        match exc:
+            case QueueMissing():  # Such a partition never ran: there is nothing to tell...
+                self._confirm(entries)
+                await self._try_again(asked)  # ...and perhaps somebody to ask later.
+            case MessageTooLarge() if len(entries) == 1:
+                entries[0][0].end(exc)
+            case MessageTooLarge():
+                self._most = len(entries) // 2
+                self._asking.extendleft(reversed(entries))
+            case _:
+                self._bus.complain(f"{self._queue}: operations are not taken: {exc}")
+                await self._try_again(entries)
 
     def _halve(self, entries: list[_Entry]) -> list[_Entry]:
         half = len(entries) // 2

@@ -165,6 +165,13 @@ class PurgeKeyless:
 
 
 @attrs.frozen
+class PurgeWaiting:
+    """Delete the jobs of a queue that wait for an execution key. → `Purged`: how many."""
+
+    queue: str
+
+
+@attrs.frozen
 class ReplayClaim:
     """Hold the queue key of a buried job that is about to be replayed; forget that it ended.
 
@@ -204,6 +211,11 @@ class Gone:
     inbox: str
 
 
+@attrs.frozen
+class Fresh:
+    """The broker was empty: all keys that are remembered from before are void. No answer."""
+
+
 Operation = (
     Claim
     | Published
@@ -219,10 +231,12 @@ Operation = (
     | ListKeys
     | FreeKey
     | PurgeKeyless
+    | PurgeWaiting
     | ReplayClaim
     | Sync
     | Leave
     | Gone
+    | Fresh
 )
 
 # Answers...
@@ -355,7 +369,7 @@ Answer = (
     | Synced
 )
 
-ONE_WAY = (Published, Withdraw, Requeue, Release, Leave, Gone)
+ONE_WAY = (Published, Withdraw, Requeue, Release, Leave, Gone, Fresh)
 """Operations without an answer: the sender is done once the broker keeps them."""
 
 

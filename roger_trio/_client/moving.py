@@ -1,0 +1,257 @@
+"""Replay and delete jobs that wait in queues, together with the keys they hold."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Sequence
+from typing import Final
+
+import attrs
+import trio
+
+from .._brokers.base import Delivery, Message
+from .._errors import PartitionNotRunning
+from .._jobs.envelope import Envelope
+from .._messages import fresh, has_key, read
+from .._state.operations import (
+    Claimed,
+    HeldBy,
+    Published,
+    Purged,
+    PurgeKeyless,
+    PurgeWaiting,
+    Release,
+    ReplayClaim,
+)
+from .._topology import QueueNames
+from .claiming import Claiming
+
+logger = logging.getLogger(__name__)
+
+_BATCH: Final = 100
+"""Buried jobs replayed at a time."""
+_PAGE: Final = 500
+"""Jobs purged at a time where some of them hold keys."""
+_PURGE_PATIENCE: Final = 2.0
+"""Seconds the coordinator has to purge a queue itself; else it is done from here."""
+_ALL: Final = 2**31 - 1
+
+
+@attrs.frozen
+class _Buried:
+    """A buried job that is to be replayed, and what it becomes."""
+
+    delivery: Delivery
+    envelope: Envelope | None
+    message: Message
+
+
+@attrs.frozen
+class _Moved:
+    """What became of one batch of buried jobs."""
+
+    replayed: list[str]
+    stuck: list[str]
+    """Those whose key another job holds, or nobody can be asked for."""
+
+
+class Moving(Claiming):
+    """The calls that replay and delete."""
+
+    async def replay_buried(
+        self, partition: str, queue: str, ids: Collection[str] | None = None
+    ) -> int:
+        """Put buried jobs back into their queue, with all their attempts before them.
+
+        A job with a ``queue_key`` takes its key again. While another job holds it, the buried one
+        stays buried, a WARNING names it, and it is not counted.
+
+        Args:
+            partition: The partition.
+            queue: The queue.
+            ids: The ids of the jobs to replay. Default: all that are buried now.
+
+        Returns:
+            How many were put back.
+
+        Raises:
+            RogerError: The broker has no such queue.
+            PartitionNotRunning: Some of the jobs have a key, and no node of the partition answers:
+                these stay buried, and the others were put back.
+            BrokerUnavailable: It cannot be reached, or did not confirm.
+
+        Cancellation: jobs are put back one batch at a time; none is lost.
+
+        Delivery: a job leaves the buried ones only when its way into the queue is confirmed.
+        """
+        names = self._names(partition, queue)
+        with self._looking(partition, queue):
+            await self._broker.count(names.buried)  # Refuses a queue that is not there.
+            await self._broker.declare(names.specs())
+            is_asked = await self._has_coordinator(partition)
+        replayed: set[str] = set()
+        stuck: set[str] = set()
+
+        async def replay(limit: int, is_wanted: Callable[[str], bool]) -> int:
+            with self._looking(partition, queue):
+                moved = await self._replay(
+                    names, partition, queue, limit, is_wanted, is_asked=is_asked
+                )
+            replayed.update(moved.replayed)
+            stuck.update(moved.stuck)
+            return len(moved.replayed) + len(moved.stuck)
+
+        if ids is not None:
+            await replay(_ALL, frozenset(ids).__contains__)
+        else:
+            # A job that fails at once is buried again behind those that are still to be replayed.
+            while (
+                await replay(_BATCH + len(stuck), lambda id: id not in replayed | stuck) >= _BATCH
+            ):
+                pass
+        if stuck and not is_asked:
+            text = f"no node can be asked for the keys of {len(stuck)} jobs, which stay buried; "
+            text += f"{len(replayed)} others were replayed"
+            raise PartitionNotRunning(partition, text)
+        return len(replayed)
+
+    async def _replay(
+        self,
+        names: QueueNames,
+        partition: str,
+        queue: str,
+        limit: int,
+        is_wanted: Callable[[str], bool],
+        *,
+        is_asked: bool,
+    ) -> _Moved:
+        """Replay those of the oldest buried jobs that are wanted and get their keys."""
+        async with self._broker.browse(names.buried, limit) as deliveries:
+            buried = [_Buried(each, *fresh(each, partition, queue)) for each in deliveries]
+            wanted = [each for each in buried if is_wanted(each.message.message_id)]
+            if is_asked:
+                free = await self._publish_replayed(names, partition, wanted)
+            else:
+                free = [each for each in wanted if not (each.envelope and has_key(each.envelope))]
+                await self._broker.publish_many(names.work, [each.message for each in free])
+            for each in free:
+                each.delivery.ack()
+        moved = {id(each) for each in free}
+        return _Moved(
+            [each.message.message_id for each in free],
+            [each.message.message_id for each in wanted if id(each) not in moved],
+        )
+
+    async def _publish_replayed(
+        self, names: QueueNames, partition: str, wanted: Sequence[_Buried]
+    ) -> list[_Buried]:
+        """Publish those that get their key back; forget of all that they ended."""
+        inbox = self._controls.bus.inbox
+        claims = [
+            ReplayClaim(
+                each.envelope.id,
+                each.envelope.queue_key,
+                each.envelope.queue,
+                self._new_nonce(),
+                inbox,
+            )
+            for each in wanted
+            if each.envelope is not None
+        ]
+        with self._withdrawing(partition, claims) as held:
+            answers = dict(
+                zip(
+                    [claim.job for claim in claims],
+                    await self._ask_claims(partition, claims),
+                    strict=True,
+                )
+            )
+            free: list[_Buried] = []
+            for each in wanted:
+                answer = answers.get(each.envelope.id) if each.envelope else None
+                if isinstance(answer, HeldBy):
+                    text = "job %s stays buried: job %s holds its queue key"
+                    logger.warning(text, each.message.message_id, answer.job)
+                else:
+                    free.append(each)
+            await self._broker.publish_many(names.work, [each.message for each in free])
+            held.confirm()
+            published = [
+                Published(claim.job, claim.nonce)
+                for claim in claims
+                if isinstance(answers[claim.job], Claimed)
+            ]
+            await self._controls.courier.tell(partition, *published)
+        return free
+
+    async def purge(self, partition: str, queue: str) -> int:
+        """Delete all jobs that wait in a queue, also those that wait for an execution key.
+
+        The keys of the deleted jobs are free. Running jobs go on and keep theirs, and jobs that
+        wait for their delay or retry are not in the queue.
+
+        Args:
+            partition: The partition.
+            queue: The queue.
+
+        Returns:
+            How many were deleted.
+
+        Raises:
+            RogerError: The broker has no such queue.
+            BrokerUnavailable: It cannot be reached.
+
+        Cancellation: some of the jobs may have been deleted, and their keys are free.
+        """
+        names = self._names(partition, queue)
+        with self._looking(partition, queue):
+            await self._broker.count(names.work)  # Refuses a queue that is not there.
+            waiting = 0
+            if await self._has_coordinator(partition):
+                with trio.move_on_after(_PURGE_PATIENCE):
+                    courier = self._controls.courier
+                    answers = await courier.ask_many(
+                        partition, (PurgeWaiting(queue), PurgeKeyless(queue))
+                    )
+                    counts = [each.count for each in answers if isinstance(each, Purged)]
+                    waiting = counts[0] or 0
+                    if counts[1] is not None:
+                        return waiting + counts[1]
+        purged = waiting
+        for each in (names.work, names.redelivered):
+            purged += await self._purge_keyed(partition, queue, each)
+        return purged
+
+    async def _purge_keyed(self, partition: str, queue: str, broker_queue: str) -> int:
+        """Delete what is in a broker queue now, page by page, each after its keys are free."""
+        with self._looking(partition, queue):
+            left = (await self._broker.count(broker_queue)).messages
+        purged = 0
+        while purged < left:
+            with self._looking(partition, queue):
+                async with self._broker.browse(broker_queue, min(_PAGE, left - purged)) as page:
+                    envelopes = [read(each, partition, queue) for each in page]
+                    keyed = [Release(each.id) for each in envelopes if has_key(each)]
+                    if keyed:
+                        await self._controls.courier.tell(partition, *keyed)
+                    for each in page:
+                        each.ack()
+            purged += len(page)
+            if not page:
+                break
+        return purged
+
+    async def purge_buried(self, partition: str, queue: str) -> int:
+        """Delete all buried jobs of a queue; return how many. Buried jobs hold no keys.
+
+        Args:
+            partition: The partition.
+            queue: The queue.
+
+        Raises:
+            RogerError: The broker has no such queue.
+            BrokerUnavailable: It cannot be reached.
+        """
+        names = self._names(partition, queue)
+        with self._looking(partition, queue):
+            return await self._broker.purge(names.buried)
