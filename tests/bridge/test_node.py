@@ -301,6 +301,39 @@ async def test_a_node_that_restarts(
     assert not any(record.exc_info for record in caplog.records)
 
 
+@pytest.mark.parametrize("kill", [False, True])
+async def test_forwards_outlive_the_node(node: PrivateRabbit, kill: bool) -> None:
+    """Stopped or killed in the middle of a thousand forwards, it has lost none of them."""
+    sent = bodies(messages(1000))
+    async with running(configure(node.url, queue_settle_time=1.0)) as broker:
+        queue = await new_queue(broker, set())
+        waiting = f"{queue}-waiting"
+        inbox, again, everything = Inbox(), Inbox(), Inbox(ack=True)
+        with trio.fail_after(RESTART):
+            await broker.declare([QueueSpec(name=waiting, forwards=True)])
+            await broker.publish_many(waiting, [Message(body, onward=queue) for body in sent])
+            async with broker.open_channel() as channel:
+                await channel.subscribe(waiting, prefetch=65_535, on_delivery=inbox.put)
+                for each in list(await inbox.wait(1000)):
+                    each.forward()
+                await channel.flush()
+                await settles_at(True, functools.partial(_has_some, broker, queue))
+                await trio.to_thread.run_sync(functools.partial(node.restart, kill=kill))
+                with pytest.raises(BrokerError):
+                    await channel.wait_lost()
+        with trio.fail_after(RESTART):
+            await broker.wait_connected()
+            async with broker.open_channel() as channel, broker.open_channel() as other:
+                await channel.subscribe(waiting, prefetch=65_535, on_delivery=again.put)
+                await other.subscribe(queue, prefetch=100, on_delivery=everything.put)
+                await settles_at(set(), lambda: {*sent}.difference(everything.bodies, again.bodies))
+    assert again.bodies == sorted(again.bodies, key=int)
+
+
+async def _has_some(broker: RabbitBroker, queue: str) -> bool:
+    return (await broker.count(queue)).messages > 0
+
+
 async def test_a_broker_replaced_by_an_empty_one(node: PrivateRabbit) -> None:
     """When all queues are gone after a reconnect, what is published is declared anew."""
     config: AmqpConfig = configure(node.url, virtual_host="elsewhere")

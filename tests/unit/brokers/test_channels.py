@@ -176,9 +176,11 @@ def consuming(deliveries: list[Delivery]) -> tuple[Transport, ConsumeChannel]:
     return transport, channel
 
 
-def deliver(transport: Transport, tag: int, body: bytes, consumer: str = "1") -> None:
+def deliver(
+    transport: Transport, tag: int, body: bytes, consumer: str = "1", exchange: str = ""
+) -> None:
     """Let one delivery arrive."""
-    method = commands.Basic.Deliver(consumer, tag, redelivered=False, exchange="", routing_key="q")
+    method = commands.Basic.Deliver(consumer, tag, False, exchange, "q")
     properties = commands.Basic.Properties(message_id=f"id{tag}", headers={"h": tag})
     transport._split(wire.frame(method, NUMBER) + wire.content(NUMBER, body, properties))
 
@@ -193,6 +195,32 @@ async def test_deliveries_are_put_together(bodies: list[bytes]) -> None:
     assert [each.body for each in got] == bodies
     assert [each.message_id for each in got] == [f"id{tag}" for tag in range(1, len(bodies) + 1)]
     assert [each.headers for each in got] == [{"h": tag} for tag in range(1, len(bodies) + 1)]
+
+
+async def test_forwarding_rejects() -> None:
+    """What came through the exchange of its queue is dead-lettered, even without its body."""
+    got: list[Delivery] = []
+    transport, channel = consuming(got)
+    deliver(transport, 7, b"body", exchange="queue")
+    got[0].drop_body()
+    got[0].forward()
+    [(number, reject)] = wire.unmarshal_all(wire.written(transport))
+    assert isinstance(reject, commands.Basic.Reject)
+    assert (number, reject.delivery_tag, reject.requeue) == (NUMBER, 7, False)
+    assert (got[0].body, got[0].message_id, channel.on_loan) == (b"", "id7", 0)
+
+
+@pytest.mark.parametrize("exchange", ["", "levels"])
+async def test_what_names_no_way_on_is_not_rejected(exchange: str) -> None:
+    """A message that did not come through its queue's exchange would be dropped: it is kept."""
+    got: list[Delivery] = []
+    transport, channel = consuming(got)
+    deliver(transport, 7, b"body", exchange=exchange)
+    with pytest.raises(PublishRefused, match="'queue' cannot be forwarded"):
+        got[0].forward()
+    assert wire.written(transport) == b""
+    assert channel.on_loan == 1
+    got[0].ack()
 
 
 async def test_a_delivery_of_an_ended_subscription_goes_back() -> None:

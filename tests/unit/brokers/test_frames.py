@@ -30,10 +30,12 @@ def properties(message_id: str, table: object) -> commands.Basic.Properties:
 
 @given(channels, tags)
 def test_settlements_are_pamqps(channel: int, tag: int) -> None:
-    """Acks and nacks are the very bytes that pamqp makes."""
+    """Acks, nacks and rejects are the very bytes that pamqp makes."""
     assert frames.ack(channel, tag) == wire.frame(commands.Basic.Ack(tag), channel)
     one = commands.Basic.Nack(tag, multiple=False, requeue=True)
     assert frames.nack(channel, tag) == wire.frame(one, channel)
+    dead = commands.Basic.Reject(tag, requeue=False)
+    assert frames.reject(channel, tag) == wire.frame(dead, channel)
 
 
 @given(channels, short, short)
@@ -42,8 +44,22 @@ def test_methods_are_pamqps(channel: int, exchange: str, key: str) -> None:
     [(number, got)] = wire.unmarshal_all(frames.publish_method(channel, exchange, key))
     assert (number, got.exchange, got.routing_key) == (channel, exchange, key)
     assert (got.mandatory, got.immediate) == (True, False)
+    said = frames.publish_method(channel, exchange, key, mandatory=False)
+    assert said == wire.frame(commands.Basic.Publish(0, exchange, key), channel)
     [(number, got)] = wire.unmarshal_all(frames.get(channel, key))
     assert (number, got.queue, got.no_ack) == (channel, key, False)
+
+
+@given(short, short, short, tags, st.booleans())
+def test_what_a_delivery_came_through_is_read(
+    consumer: str, exchange: str, key: str, tag: int, redelivered: bool
+) -> None:
+    """The exchange is found in both kinds of delivery, wherever it begins."""
+    delivered = commands.Basic.Deliver(consumer, tag, redelivered, exchange, key)
+    got = commands.Basic.GetOk(tag, redelivered, exchange, key, 3)
+    for command in (delivered, got):
+        payload = wire.frame(command, 1)[frames.frame_head.size : -1]
+        assert frames.delivered_through(payload) == exchange
 
 
 @given(channels, st.binary(max_size=300), short.filter(bool), headers)

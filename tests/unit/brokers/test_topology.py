@@ -86,6 +86,29 @@ def test_a_dead_letter_target_makes_a_queue_at_least_once() -> None:
     assert int(plain["x-delivery-limit"]) > int(safe["x-delivery-limit"]) >= 1_000_000
 
 
+def test_a_queue_that_forwards_leaves_the_way_to_the_message() -> None:
+    """What it dead-letters keeps its key, at least once; nothing else decides where it goes."""
+    arguments = topology.queue_arguments(QueueSpec(name="q", forwards=True))
+    assert arguments["x-dead-letter-exchange"] == ""
+    assert "x-dead-letter-routing-key" not in arguments
+    assert arguments["x-dead-letter-strategy"] == "at-least-once"
+    assert arguments["x-overflow"] == "reject-publish"
+    assert int(arguments["x-delivery-limit"]) > 1_000_000
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        QueueSpec(name="q", forwards=True, dead_letter="dead"),
+        QueueSpec(name="q", forwards=True, takes_delayed=True),
+    ],
+)
+def test_a_queue_that_forwards_does_that_alone(spec: QueueSpec) -> None:
+    """A dead-letter target or delays would send its messages another way."""
+    with pytest.raises(ValueError, match="queue 'q' forwards"):
+        topology.queue_arguments(spec)
+
+
 @pytest.mark.parametrize("level", range(topology.LEVELS))
 def test_every_level_is_within_what_the_broker_accepts(level: int) -> None:
     """A time to live above ten years is refused, and levels lose nothing on a crash."""
