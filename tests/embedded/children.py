@@ -163,6 +163,17 @@ async def be_single(report: Report, path: str, queue: str) -> None:
             await trio.sleep_forever()
 
 
+async def hold_single(report: Report, path: str, queue: str) -> None:
+    """Consume a queue that has one consumer at a time; report each message and settle none."""
+    async with running(path) as broker, broker.open_channel() as channel:
+        await broker.declare([QueueSpec(name=queue, single_active=True)])
+        await channel.subscribe(
+            queue, prefetch=65_535, on_delivery=lambda each: report(each.body.decode())
+        )
+        report("ready")
+        await trio.sleep_forever()
+
+
 async def hear(report: Report, path: str, topic: str) -> None:
     """Report what is broadcast."""
     async with running(path) as broker, broker.listen(topic) as heard:

@@ -16,7 +16,7 @@ from roger_trio._brokers.base import Broker, BrokerError, Message
 from tests.conformance.kit import Inbox, bodies, messages, settles_at
 
 from . import children
-from .children import child, running
+from .children import Child, child, running
 
 
 @pytest.fixture
@@ -82,6 +82,53 @@ async def test_broadcasts_reach_other_processes(path: str) -> None:
             one.kill()
             await broker.broadcast("t", b"2")
             assert two.read_line() == "2"
+
+
+async def stop_at_rest(process: Child, broker: Broker) -> None:
+    """Stop a process at a moment when it is not writing: then it would hold up everybody."""
+    while True:
+        process.signal(signal.SIGSTOP)
+        with trio.move_on_after(1.0):
+            await broker.broadcast("nobody listens", b"")
+            return
+        process.signal(signal.SIGCONT)
+
+
+async def test_whoever_was_killed_a_moment_ago_does_not_listen(path: str) -> None:
+    """A broadcast finds a stopped process listening, and a killed one not, at once."""
+    async with running(path) as broker:
+        for _ in range(5):
+            with child(children.hear, path, "t") as one:
+                assert one.read_line() == "ready"
+                assert await broker.broadcast("t", b"1") is True
+                await stop_at_rest(one, broker)
+                assert await broker.broadcast("t", b"2") is True
+                one.kill()
+                assert await broker.broadcast("t", b"3") is False
+        assert await broker.broadcast("t", b"4") is False
+
+
+async def test_what_a_killed_single_consumer_had_comes_in_order(path: str) -> None:
+    """The next consumer gets all that the killed one had not settled, at once and in order."""
+    inbox = Inbox()
+    async with running(path) as broker:
+        with child(children.hold_single, path, "s") as first:
+            assert first.read_line() == "ready"
+            await broker.publish_many("s", messages(1500))
+            assert [first.read_line() for _ in range(1500)][-1] == "1499"
+            async with broker.open_channel() as channel:
+                await channel.subscribe("s", prefetch=65_535, on_delivery=inbox.put)
+                await broker.publish("s", Message(b"1500"))
+                assert first.read_line() == "1500"
+                assert inbox.deliveries == []
+                first.kill()
+                began = time.monotonic()
+                await inbox.wait(1)
+                took = time.monotonic() - began
+                await inbox.wait(1501)
+    print(f"{took * 1000:.1f} ms")  # noqa: T201
+    assert took < 1.0
+    assert [int(each) for each in inbox.bodies] == list(range(1501))
 
 
 async def test_a_process_dies_between_commit_and_call(path: str) -> None:

@@ -97,6 +97,9 @@ async def test_a_body_too_large(broker: EmbeddedBroker, monkeypatch: pytest.Monk
         await broker.publish("q", Message(b"x" * 11))
     with pytest.raises(MessageTooLarge):
         await broker.broadcast("t", b"x" * 11)
+    async with broker.open_channel() as channel:
+        with pytest.raises(MessageTooLarge):
+            channel.say("t", b"x" * 11)
 
 
 async def test_a_consumer_that_raises_loses_its_channel_alone(

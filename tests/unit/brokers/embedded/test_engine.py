@@ -68,6 +68,94 @@ def test_another_declaration_is_refused(engine: Engine, other: QueueSpec) -> Non
         engine.declare([other])
 
 
+def test_a_declaration_tells_what_it_made(engine: Engine) -> None:
+    """The queues that were not there are named, once; one that is refused makes none of them."""
+    new = QueueSpec(name="new", single_active=True)
+    with pytest.raises(QueueRefused, match="'q'"):
+        engine.declare([new, QueueSpec(name="q", forwards=True)])
+    with pytest.raises(QueueRefused, match="'new'"):
+        engine.declare([new, QueueSpec(name="new")])
+    assert engine.declare([QueueSpec(name="q"), new, new]) == {"new"}
+    assert engine.declare([new]) == frozenset()
+
+
+def forwarding(engine: Engine, *onward: str) -> int:
+    """Declare queue ``f``, which forwards; put one message there for each; return its number."""
+    engine.declare([QueueSpec(name="f", forwards=True)])
+    engine.publish("f", [Message(b"x", name, {"for": name}, name) for name in onward], None)
+    return engine.queue_id("f")
+
+
+def test_forwarding_moves_to_the_tail_as_new(engine: Engine) -> None:
+    """A message that is sent on is the target's last, has all it came with, and counts as new."""
+    queue = forwarding(engine, "q")
+    publish(engine, "q", b"first")
+    consume(engine, 1, "f")
+    for _ in range(2):
+        [row] = engine.claim(1, queue, 9)
+        engine.settle(1, [], [row.id])
+    [row] = engine.claim(1, queue, 9)
+    assert row.deliveries == 3
+    assert engine.forward(2, [row.id]) == [], "it is not the other channel's to send on"
+    assert engine.forward(1, [row.id, row.id]) == []
+    assert engine.count("f").messages == 0
+    first, moved = engine.claim(3, consume(engine, 3, "q"), 9)
+    assert first.body == b"first"
+    assert (moved.body, moved.message_id, moved.headers) == (b"x", "q", '{"for": "q"}')
+    assert moved.deliveries == 1
+
+
+def test_forwarding_to_a_queue_that_is_not_there(engine: Engine) -> None:
+    """It stays on loan; when the queue is there it can go on; and it comes back if it does not."""
+    queue = forwarding(engine, "later", "q")
+    consume(engine, 1, "f")
+    rows = engine.claim(1, queue, 9)
+    assert engine.forward(1, [row.id for row in rows]) == [(rows[0].id, "later")]
+    assert (engine.count("f").messages, engine.count("q").messages) == (0, 1)
+    engine.close_channel(1)
+    assert engine.count("f").messages == 1
+    consume(engine, 2, "f")
+    [row] = engine.claim(2, queue, 9)
+    engine.declare([QueueSpec(name="later")])
+    assert engine.forward(2, [row.id]) == []
+    assert engine.count("later").messages == 1
+
+
+def test_only_a_queue_that_forwards_takes_what_goes_on(engine: Engine) -> None:
+    """A message says where it goes on to if its queue forwards, and only then; or none is kept."""
+    forwarding(engine)
+    for queue, message in (("f", Message(b"x")), ("q", Message(b"x", onward="q"))):
+        for due in (None, 1.0):
+            with pytest.raises(PublishRefused, match=f"'{queue}'"):
+                engine.publish(queue, [message], due)
+    with pytest.raises(PublishRefused):
+        engine.publish("f", [Message(b"x", onward="q"), Message(b"x")], None)
+    assert (engine.count("f").messages, engine.count("q").messages) == (0, 0)
+
+
+def test_a_queue_that_forwards_is_known_without_being_declared_here(
+    engine: Engine, database: sqlite3.Connection
+) -> None:
+    """Another process finds it in the database."""
+    forwarding(engine)
+    with pytest.raises(PublishRefused, match="'f' forwards, and the message does not say where"):
+        publish(Engine(database), "f", b"x")
+
+
+def test_one_taken_for_dead_gets_nothing_more_of_a_single_active_queue(engine: Engine) -> None:
+    """Its channel is not open, and is lent nothing, whether or not another has taken over."""
+    queue = consume(engine, 1, "single", "a")
+    publish(engine, "single", b"1", b"2")
+    assert engine.is_open(1)
+    assert bodies(engine, 1, queue, 1) == [b"1"]
+    engine.close_process("a")
+    assert not engine.is_open(1)
+    assert bodies(engine, 1, queue) == []
+    consume(engine, 2, "single", "b")
+    assert bodies(engine, 1, queue) == []
+    assert bodies(engine, 2, queue) == [b"1", b"2"]
+
+
 def test_a_missing_queue_is_missing_for_every_verb(engine: Engine) -> None:
     """Each verb that names a queue names it when it is not there."""
     engine.open_channel(1, "p")
@@ -229,13 +317,16 @@ class Item:
     """A message of the model."""
 
     body: bytes
+    onward: str = ""
     deliveries: int = 0
     channel: int | None = None
 
 
-QUEUES = ("first", "second", "single")
+QUEUES = ("first", "second", "single", "on")
+ONWARDS = ("first", "single")
 CHANNELS = (11, 22, 33)
 queues = st.sampled_from(QUEUES)
+onwards = st.sampled_from(ONWARDS)
 channels = st.sampled_from(CHANNELS)
 
 
@@ -248,12 +339,17 @@ class EngineMachine(RuleBasedStateMachine):
         self.engine = Engine(self.database)
         self.engine.declare(
             [
-                QueueSpec(name=name, single_active=name == "single", takes_delayed=True)
+                QueueSpec(
+                    name=name,
+                    single_active=name == "single",
+                    takes_delayed=True,
+                    forwards=name == "on",
+                )
                 for name in QUEUES
             ]
         )
         self.items: dict[str, list[Item]] = {name: [] for name in QUEUES}
-        self.delayed: list[tuple[float, int, str, bytes]] = []
+        self.delayed: list[tuple[float, int, str, Message]] = []
         self.consumers: dict[str, list[int]] = {name: [] for name in QUEUES}
         self.open: set[int] = set()
         self.ids: dict[int, tuple[str, Item]] = {}
@@ -271,28 +367,46 @@ class EngineMachine(RuleBasedStateMachine):
         self.said += 1
         return b"%d" % self.said
 
-    @rule(queue=queues, count=st.integers(1, 4))
-    def publish(self, queue: str, count: int) -> None:
-        """Publish some at once."""
-        new = [self.next_body() for _ in range(count)]
-        self.engine.publish(queue, [Message(body) for body in new], None)
-        self.items[queue] += [Item(body) for body in new]
+    def next_message(self, queue: str, onward: str) -> Message:
+        """Return a message, which goes onward if its queue forwards."""
+        return Message(self.next_body(), onward=onward if queue == "on" else "")
 
-    @rule(queue=queues, delay=st.integers(1, 5))
-    def publish_delayed(self, queue: str, delay: int) -> None:
+    @rule(queue=queues, onward=onwards, count=st.integers(1, 4))
+    def publish(self, queue: str, onward: str, count: int) -> None:
+        """Publish some at once."""
+        new = [self.next_message(queue, onward) for _ in range(count)]
+        self.engine.publish(queue, new, None)
+        self.items[queue] += [Item(each.body, each.onward) for each in new]
+
+    @rule(queue=queues, onward=onwards, delay=st.integers(1, 5))
+    def publish_delayed(self, queue: str, onward: str, delay: int) -> None:
         """Publish one for later."""
-        body, due = self.next_body(), self.now + delay
-        self.engine.publish(queue, [Message(body)], due)
-        self.delayed.append((due, self.said, queue, body))
+        message, due = self.next_message(queue, onward), self.now + delay
+        self.engine.publish(queue, [message], due)
+        self.delayed.append((due, self.said, queue, message))
+
+    @precondition(lambda self: self.ids)
+    @rule(data=st.data(), channel=channels)
+    def forward(self, data: st.DataObject, channel: int) -> None:
+        """Send on anything that was ever lent: only the borrower's word counts."""
+        number = data.draw(st.sampled_from(sorted(self.ids)))
+        queue, item = self.ids[number]
+        if not item.onward:
+            return
+        assert self.engine.forward(channel, [number]) == []
+        if item.channel == channel:
+            item.channel = None
+            self.items[queue].remove(item)
+            self.items[item.onward].append(Item(item.body))
 
     @rule(seconds=st.integers(0, 4))
     def promote(self, seconds: int) -> None:
         """Let time pass."""
         self.now += seconds
         next_due = self.engine.promote(self.now)
-        for due, _, queue, body in sorted(self.delayed):
+        for due, _, queue, message in sorted(self.delayed, key=lambda each: each[:2]):
             if due <= self.now:
-                self.items[queue].append(Item(body))
+                self.items[queue].append(Item(message.body, message.onward))
         self.delayed = [each for each in self.delayed if each[0] > self.now]
         assert next_due == min((due for due, *_ in self.delayed), default=None)
 

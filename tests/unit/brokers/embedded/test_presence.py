@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import stat
@@ -86,6 +87,56 @@ def test_a_killed_process_is_dead_and_a_stopped_one_is_not(database: Path) -> No
         }
 
 
+async def test_a_death_is_noticed_at_once(database: Path) -> None:
+    """Whoever was seen once is missed when it is killed, and not before, and looks dead then."""
+    with trio.fail_after(20), present(database) as mine, child(database) as (name, process):
+        assert mine.find_dead([]) == []
+        process.send_signal(signal.SIGSTOP)
+        began = trio.current_time()
+        await mine.wait_death()
+        assert trio.current_time() - began > 0.2, "until it is time to look anyway"
+        assert mine.lives(name)
+        noticed: list[float] = []
+        for _ in range(5):  # The first may be that it is time to look.
+            process.kill()
+            began = trio.current_time()
+            await mine.wait_death()
+            noticed.append(trio.current_time() - began)
+            if not mine.lives(name):
+                break
+        assert not mine.lives(name)
+        assert min(noticed) < 0.2
+        assert mine.find_dead([]) == [name]
+        mine.bury(name)
+
+
+async def test_looking_takes_nobody_for_alive(database: Path) -> None:
+    """Two that look at a dead one at the same moment do not take each other for it."""
+    with present(database) as mine:
+        other = FilePresence(str(database))
+        other.enter(lambda: None)
+        assert mine.lives(other.name)
+        assert mine.lives(mine.name)
+        other.leave(is_clean=False)
+        lock = os.open(folder(database) / f"{other.name}.lock", os.O_RDWR)
+        fcntl.flock(lock, fcntl.LOCK_SH)  # Somebody is looking.
+        assert not mine.lives(other.name)
+        os.close(lock)
+
+
+def test_one_of_whom_nothing_can_be_told_lives(
+    database: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """When a lock cannot be looked at, its process is not taken for dead, and a WARNING says so."""
+    with present(database) as mine:
+        lock = folder(database) / "1-abc.lock"
+        lock.symlink_to(lock)  # ELOOP.
+        assert mine.lives("1-abc")
+        lock.unlink()
+        assert not mine.lives("1-abc")
+    assert "cannot be told whether process 1-abc lives" in caplog.text
+
+
 def test_one_that_left_is_known_by_nobody(database: Path) -> None:
     """Who leaves in order leaves nothing behind."""
     with present(database) as mine, child(database) as (name, process):
@@ -143,8 +194,9 @@ def test_a_forked_child_does_not_keep_its_parent_alive(database: Path) -> None:
     """The lock of a process that died is free, though a child that it forked lives on."""
     code = textwrap.dedent(CHILD).replace(
         "sys.stdin.read()",
-        "import os, signal\npid = os.fork()\nif pid == 0: signal.pause()\n"
-        "print(pid, flush=True)\nsys.stdin.read()",
+        "import os, signal\nreading, writing = os.pipe()\npid = os.fork()\n"
+        "if pid == 0: os.write(writing, b'x'); signal.pause()\n"
+        "os.read(reading, 1)\nprint(pid, flush=True)\nsys.stdin.read()",
     )
     process = subprocess.Popen(
         [sys.executable, "-c", code, str(database)],
@@ -160,6 +212,8 @@ def test_a_forked_child_does_not_keep_its_parent_alive(database: Path) -> None:
             process.kill()
             process.wait()
             assert mine.find_dead([]) == [name]
+            with pytest.raises(OSError, match="No such device"):  # Nor does it read its pipe.
+                os.open(folder(database) / f"{name}.wake", os.O_WRONLY | os.O_NONBLOCK)
             os.kill(grandchild, 0)
     finally:
         os.kill(grandchild, signal.SIGKILL)
@@ -221,7 +275,9 @@ def test_in_memory_nobody_dies() -> None:
     two.enter(lambda: heard.append("two"))
     one.wake([one.name, two.name])
     two.wake_all()
+    assert one.lives(two.name)
     two.leave(is_clean=True)
+    assert not one.lives(two.name)
     one.wake([two.name])
     assert heard == ["two", "one"]
     assert one.find_dead([two.name]) == []
