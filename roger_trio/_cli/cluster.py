@@ -9,9 +9,9 @@ import orjson
 import typer
 
 from .._client import Client
+from .._errors import PartitionNotRunning
 from .._info import Answers, NodeInfo, QueueInfo
 from .._jobs.envelope import Envelope
-from .errors import Refused
 from .examples import with_examples
 from .options import App, Imports, Json, ShowArgs, Timeout
 from .output import age, print_json, print_table, remark
@@ -114,9 +114,11 @@ def _queue_cells(row: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _refuse_partition(partition: str, answers: Answers[Any]) -> None:
     names = sorted({name for partitions in answers.values() for name in partitions})
-    known = f"those that run: {', '.join(map(repr, names))}" if names else "none runs on any node"
+    running = ", ".join(map(repr, names)) or "none"
     remark_not_answering(answers.not_answering)
-    raise Refused(f"no node that answers runs partition {partition!r}; {known}")
+    raise PartitionNotRunning(
+        partition, f"no node that answers runs it; partitions that run: {running}"
+    )
 
 
 @with_examples(

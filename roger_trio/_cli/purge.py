@@ -34,8 +34,9 @@ def purge(  # noqa: PLR0913 -- each is an argument or option of the command
 ) -> None:
     """Delete all jobs of a queue.
 
-    Those that wait in it, or its buried ones; they are gone for good. Running jobs go on, and jobs
-    that wait for their delay or retry stay. It asks first; where nobody can answer, it needs --yes.
+    Those that wait in it, or its buried ones; they are gone for good, and their keys are free.
+    Running jobs go on, and jobs that wait for their delay or retry stay. It asks first; where
+    nobody can answer, it needs --yes.
     """
     config = load_client_config(app, imports, timeout)
     kind = "buried" if buried else "waiting"

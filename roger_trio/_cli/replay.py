@@ -34,7 +34,7 @@ def replay(  # noqa: PLR0913 -- each is an argument or option of the command
     """Put buried jobs back into their queue.
 
     They have all their attempts before them again. Name the jobs by their ids, or say --all. With
-    ids, the queue has to be named too.
+    ids, the queue has to be named too. A job whose queue key another one holds stays buried.
     """
     if every and ids:
         misused("expected ids or --all, got both", "--all")
@@ -52,4 +52,7 @@ def replay(  # noqa: PLR0913 -- each is an argument or option of the command
         say(f"{counted(replayed, 'buried job')} of {where} put back into the queue")
     missing = 0 if chosen is None else len(chosen) - replayed
     if missing > 0:
-        raise Refused(f"{missing} of the given ids belong to no job that is buried in {where}")
+        raise Refused(
+            f"{missing} of the given ids belong to no job that is buried in {where}, "
+            "or to one whose queue key another job holds"
+        )

@@ -81,7 +81,7 @@ async def test_status(roger: Roger) -> None:
         assert [each["consumer_count"] for each in mine] == [2, 2]
         refused = await roger("status", "app:config", "nobody")
         assert (refused.status, refused.out) == (1, "")
-        assert refused.err.startswith("roger: no node that answers runs partition 'nobody'; ")
+        assert refused.err.startswith("roger: partition 'nobody' is not running: no node that ")
         assert repr(partition) in refused.err
 
 
