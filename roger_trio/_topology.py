@@ -6,11 +6,19 @@
     myapp-default.redelivered  jobs that came back unsettled, on their way to a second start
     myapp-default.buried       jobs that are over for good, with the error that ended them
 
+and behind the partition::
+
+    myapp-.coordinator         commands to the one coordinator of the partition
+    myapp-.waiting             jobs that wait for an execution key, made when the first one has to
+    myapp-.state               what the partition remembers, where a `BrokerPersister` keeps it
+
 A queue name has no ``-`` and no ``.``, so the last ``-`` ends the partition's name, and no two
 partitions ever share a broker queue.
 """
 
 from __future__ import annotations
+
+from typing import Final
 
 import attrs
 
@@ -44,3 +52,44 @@ class QueueNames:
             QueueSpec(name=self.redelivered, dead_letter=self.buried),
             QueueSpec(name=self.work, dead_letter=self.buried, takes_delayed=True),
         )
+
+
+@attrs.frozen
+class PartitionNames:
+    """The broker queues of one partition that belong to none of its queues."""
+
+    coordinator: str
+    waiting: str
+    state: str
+
+    @classmethod
+    def of(cls, prefix: str, partition: str) -> PartitionNames:
+        """Name them.
+
+        Args:
+            prefix: The cluster's prefix, put verbatim in front.
+            partition: A valid partition name.
+        """
+        stem = f"{prefix}{partition}-"
+        return cls(f"{stem}.coordinator", f"{stem}.waiting", f"{stem}.state")
+
+    def coordinator_spec(self) -> QueueSpec:
+        """Say how the queue of commands is declared."""
+        return QueueSpec(name=self.coordinator, single_active=True)
+
+    def waiting_spec(self) -> QueueSpec:
+        """Say how the queue of waiting jobs is declared."""
+        return QueueSpec(name=self.waiting, forwards=True)
+
+    def state_spec(self) -> QueueSpec:
+        """Say how the queue that keeps state is declared: whoever reads it has it to itself."""
+        return QueueSpec(name=self.state, single_active=True)
+
+
+NODES_TOPIC: Final = "nodes"
+"""What is broadcast to all nodes of the cluster."""
+
+
+def inbox_topic(token: str) -> str:
+    """Name the topic on which one node or client hears what is meant for it alone."""
+    return f"inbox.{token}"

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import logging
 import secrets
+from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from itertools import chain
 from typing import Final, TypeVar
 
 import attrs
@@ -95,7 +97,7 @@ class BrokerState:
         async def clean(look: _Look) -> bool:
             if any(entry.version.term > version.term for entry in look.entries):
                 return False
-            look.drop(version)
+            await look.drop(version)
             return True
 
         if not await self._looking(queue, clean):
@@ -142,9 +144,9 @@ class BrokerState:
         async with self._broker.open_channel() as channel:
             look = _Look(self._broker, channel, queue)
             await channel.subscribe(queue, prefetch=_PREFETCH, on_delivery=look.take)
-            await look.publish(Entry("mark", Version(0, secrets.token_hex(8))))
+            await look.begin()
             yield look
-            await channel.flush()
+            await look.end()
 
 
 class _Look:
@@ -154,13 +156,13 @@ class _Look:
         self._broker = broker
         self._channel = channel
         self._queue = queue
-        self._taken: list[tuple[Entry, Delivery]] = []
-        self._seen: set[Version] = set()
+        self._mark = Entry("mark", Version(0, secrets.token_hex(8)))
+        self._taken: dict[Version, list[tuple[Entry, Delivery]]] = defaultdict(list)
         self._changed = trio.Event()
 
     @property
     def entries(self) -> list[Entry]:
-        return [entry for entry, _ in self._taken]
+        return [entry for entry, _ in chain.from_iterable(self._taken.values())]
 
     def take(self, delivery: Delivery) -> None:
         """Take a delivery."""
@@ -169,35 +171,49 @@ class _Look:
             delivery.ack()
             logger.error("queue %r: a message that is not part of the state; dropped", self._queue)
             return
-        self._taken.append((entry, delivery))
-        self._seen.add(entry.version)
+        self._taken[entry.version].append((entry, delivery))
         self._changed.set()
+
+    async def begin(self) -> None:
+        """Wait until all that was in the queue has been taken."""
+        await self.publish(self._mark)
 
     async def publish(self, entry: Entry) -> None:
         """Publish an entry of a new version; wait until it, and so all before it, is taken."""
         await self._broker.publish(self._queue, entry.message())
+        await self._wait_taken(entry.version)
+
+    async def drop(self, kept: Version) -> None:
+        """Acknowledge all that means nothing any more, and wait until the broker knows."""
+        for version, taken in list(self._taken.items()):
+            if version != self._mark.version and is_obsolete(taken[0][0], kept):
+                self._acknowledge(version)
+        # A quorum queue is told of 32 settlements at most at a time, and never of what is left
+        # when the channel closes. What is given back comes again once it has been told of all.
+        for _, delivery in self._taken.pop(self._mark.version):
+            delivery.give_back()
+        await self._wait_taken(self._mark.version)
+
+    async def end(self) -> None:
+        """Leave nothing of the look behind."""
+        self._acknowledge(self._mark.version)
+        await self._channel.flush()
+
+    def _acknowledge(self, version: Version) -> None:
+        for _, delivery in self._taken.pop(version):
+            delivery.ack()
+
+    async def _wait_taken(self, version: Version) -> None:
+        lost = None
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._channel.wait_interrupted)
-                while entry.version not in self._seen:
+                while version not in self._taken:
                     self._changed = trio.Event()
                     await self._changed.wait()
                 nursery.cancel_scope.cancel()
-        except* ConnectionLost as group:
+        except* (ConnectionLost, QueueMissing) as group:
+            # A queue that was deleted is made anew by the next publish.
             lost = ConnectionLost(str(group.exceptions[0]))
-        except* QueueMissing as group:
-            # It is declared anew by who publishes; look again.
-            lost = ConnectionLost(str(group.exceptions[0]))
-        else:
-            return
-        raise lost
-
-    def drop(self, kept: Version) -> None:
-        """Acknowledge all that means nothing any more."""
-        left: list[tuple[Entry, Delivery]] = []
-        for entry, delivery in self._taken:
-            if is_obsolete(entry, kept):
-                delivery.ack()
-            else:
-                left.append((entry, delivery))
-        self._taken = left
+        if lost is not None:
+            raise lost
