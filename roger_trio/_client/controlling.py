@@ -14,7 +14,9 @@ from .._info import CancelResult, KeyInfo
 from .._messages import MAX_KEY_BYTES, checked_id, is_key
 from .._state.operations import (
     Cancel,
+    Conclude,
     Finished,
+    First,
     FreeKey,
     Gone,
     HeldKey,
@@ -87,7 +89,10 @@ class Controlling(ClientBase):
             )
         results = {_result(reply) for reply in found.replies.values()}
         if not results.isdisjoint(_TELLING):
-            return next(each for each in _TELLING if each in results)
+            result = next(each for each in _TELLING if each in results)
+            if result is CancelResult.FINISHED:  # Then there is nothing to remember.
+                await self._ask(partition, Conclude(job_id, bus.inbox), First)
+            return result
         if found.silent:
             text = "job %s: cancelled; if it runs on a node that does not answer now (%s), it is "
             text += "stopped when that node answers again"
@@ -104,8 +109,9 @@ class Controlling(ClientBase):
             queue: The queue.
 
         Returns:
-            Names of nodes that listen and did not answer: frozen or very busy. All others start
-            none any more, and so do these once they answer again. Empty: it holds everywhere.
+            The names of nodes that listen and did not answer, being frozen or very busy. All others
+            start none any more, and so do these once they answer again; if it is empty, it holds
+            everywhere.
 
         Raises:
             ConfigError: A name breaks a rule.

@@ -20,6 +20,7 @@ def note_names(
     levels = {topology.level_name(prefix, level) for level in range(topology.LEVELS)}
     broker_queues |= levels
     exchanges |= {*levels, topology.last_exchange(prefix), topology.marker_exchange(prefix)}
+    exchanges.add(topology.topics_exchange(prefix))
 
 
 def hurried(url: str) -> str:
