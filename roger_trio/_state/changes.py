@@ -54,16 +54,6 @@ class KeyWaived:
     at: float
 
 
-@attrs.frozen
-class ClaimSettled:
-    """A claim is decided for ever, and answered the same when it comes again."""
-
-    nonce: str
-    at: float
-    held_by: str | None
-    """The job that held the key; None: it was claimed, or withdrawn."""
-
-
 # Execution keys...
 
 
@@ -99,6 +89,17 @@ class TurnLeft:
 
 
 @attrs.frozen
+class Settled:
+    """A claim or an attempt is decided for ever: asked again, it is answered the same."""
+
+    nonce: str
+    at: float
+    note: str | None
+    """The job that held the queue key; None: it was claimed, withdrawn, or has ended; empty: the
+    attempt has to wait for its execution key."""
+
+
+@attrs.frozen
 class Started:
     """A job has been started on a node."""
 
@@ -106,6 +107,7 @@ class Started:
     node: str
     inbox: str
     attempt: str
+    at: float
 
 
 @attrs.frozen
@@ -236,10 +238,10 @@ Change = (
     | KeyConfirmed
     | KeyFreed
     | KeyWaived
-    | ClaimSettled
     | TurnTaken
     | TurnAwaited
     | TurnLeft
+    | Settled
     | Started
     | Stopped
     | Requeued

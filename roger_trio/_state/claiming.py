@@ -18,13 +18,13 @@ def claim(draft: Draft, op: Claim) -> Claimed | HeldBy:
         return Claimed() if settled.note is None else HeldBy(settled.note)
     hold = draft.memory.queue_keys.holds.get(op.key)
     if hold is not None and hold.job != op.job:
-        draft.change(c.ClaimSettled(op.nonce, draft.now, hold.job))
+        draft.change(c.Settled(op.nonce, draft.now, hold.job))
         return HeldBy(hold.job)
     if hold is None or not hold.is_confirmed:
         if hold is None or op.nonce not in hold.nonces:
             draft.change(c.KeyTaken(op.key, op.job, op.queue, draft.now, op.nonce, op.inbox))
     elif op.nonce not in hold.nonces:
-        draft.change(c.ClaimSettled(op.nonce, draft.now, None))
+        draft.change(c.Settled(op.nonce, draft.now, None))
     _revive(draft, op.job)
     return Claimed()
 
@@ -34,7 +34,7 @@ def claim_replay(draft: Draft, op: ReplayClaim) -> Claimed | HeldBy:
     if op.nonce in draft.memory.settled:
         return claim(draft, Claim(op.job, op.key or "", op.queue, op.nonce, op.inbox))
     if op.key is None:
-        draft.change(c.ClaimSettled(op.nonce, draft.now, None))
+        draft.change(c.Settled(op.nonce, draft.now, None))
         _revive(draft, op.job)
     else:
         answer = claim(draft, Claim(op.job, op.key, op.queue, op.nonce, op.inbox))
@@ -62,14 +62,14 @@ def withdraw(draft: Draft, op: Withdraw) -> None:
     else:
         is_another = keys.holds[claim.key].job != op.job
     if not is_another:  # neither a published claim nor one of another job
-        draft.change(c.ClaimSettled(op.nonce, draft.now, None))
+        draft.change(c.Settled(op.nonce, draft.now, None))
 
 
 def void_claims(draft: Draft, op: Gone) -> None:
     """Withdraw what a dead sender has claimed and not published."""
     unpublished = draft.memory.queue_keys.unpublished
     for nonce in [nonce for nonce, claim in unpublished.items() if claim.inbox == op.inbox]:
-        draft.change(c.ClaimSettled(nonce, draft.now, None))
+        draft.change(c.Settled(nonce, draft.now, None))
 
 
 def _revive(draft: Draft, job: str) -> None:

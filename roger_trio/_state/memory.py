@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
@@ -22,11 +23,12 @@ TOMBSTONE_AGE: Final = 600.0
 
 @attrs.frozen
 class Running:
-    """Where a job was started last."""
+    """Where and when a job was started last."""
 
     node: str
     inbox: str
     attempt: str
+    at: float
 
 
 @attrs.frozen
@@ -54,7 +56,7 @@ class Memory:
     ended: Recent = attrs.field(factory=lambda: Recent(TOMBSTONES))
     """Jobs that are over."""
     settled: Recent = attrs.field(factory=lambda: Recent(2 * TOMBSTONES))
-    """Claims and attempts that are over; of a refused claim: which job held the key."""
+    """Claims and attempts that are decided for ever, with the note of `Settled`."""
     waived: Recent = attrs.field(factory=lambda: Recent(TOMBSTONES))
     """Jobs whose queue key was freed by hand: they go on without it."""
 
@@ -94,8 +96,8 @@ class Memory:
         yield from self.queue_keys.snapshot()
         yield from self.turns.snapshot()
         for job, running in self.running.items():
-            yield c.Started(job, running.node, running.inbox, running.attempt)
-        yield from (c.ClaimSettled(nonce, noted.at, noted.note) for nonce, noted in self.settled)
+            yield c.Started(job, running.node, running.inbox, running.attempt, running.at)
+        yield from (c.Settled(nonce, noted.at, noted.note) for nonce, noted in self.settled)
         yield from (c.KeyWaived(job, noted.note or "", noted.at) for job, noted in self.waived)
         yield c.Versioned(self.version)
 
@@ -120,9 +122,9 @@ def _free_job(memory: Memory, job: str, at: float) -> None:
     memory.running.pop(job, None)
 
 
-def _settle_claim(memory: Memory, change: c.ClaimSettled) -> None:
+def _settle(memory: Memory, change: c.Settled) -> None:
     memory.queue_keys.withdraw(change.nonce)
-    memory.settled.add(change.nonce, change.at, change.held_by)
+    memory.settled.add(change.nonce, change.at, change.note)
 
 
 def _settle_attempt(memory: Memory, attempt: str, at: float) -> None:
@@ -131,7 +133,11 @@ def _settle_attempt(memory: Memory, attempt: str, at: float) -> None:
 
 
 def _start(memory: Memory, change: c.Started) -> None:
-    memory.running[change.job] = Running(change.node, change.inbox, change.attempt)
+    former = memory.running.get(change.job)
+    if former is not None and former.attempt != change.attempt:
+        _settle_attempt(memory, former.attempt, change.at)
+    node, inbox = sys.intern(change.node), sys.intern(change.inbox)
+    memory.running[change.job] = Running(node, inbox, change.attempt, change.at)
 
 
 def _requeue(memory: Memory, change: c.Requeued) -> None:
@@ -200,7 +206,7 @@ _APPLY: Final[dict[type[Any], Callable[[Memory, Any], object]]] = {
     c.KeyConfirmed: lambda memory, it: memory.queue_keys.confirm(it.key),
     c.KeyFreed: lambda memory, it: _free_key(memory, it.key, it.at),
     c.KeyWaived: lambda memory, it: memory.waived.add(it.job, it.at, it.key),
-    c.ClaimSettled: _settle_claim,
+    c.Settled: _settle,
     c.TurnTaken: lambda memory, it: memory.turns.take(it),
     c.TurnAwaited: lambda memory, it: memory.turns.wait(it),
     c.TurnLeft: lambda memory, it: memory.turns.leave(it.job, it.at),

@@ -26,8 +26,11 @@ Started = Run | Wait | Cancelled | Finished | Duplicate | Elsewhere
 def start(draft: Draft, op: Start) -> Started:
     """May a delivery of a job be started on this node?"""
     memory = draft.memory
-    if memory.is_over(op.job) or (op.attempt and op.attempt in memory.settled):
+    if memory.is_over(op.job):
         return Finished()
+    settled = memory.settled.get(op.attempt) if op.attempt else None
+    if settled is not None:
+        return _again(settled.note)
     elsewhere = _elsewhere(draft, op)
     if elsewhere is not None:
         return elsewhere
@@ -37,6 +40,7 @@ def start(draft: Draft, op: Start) -> Started:
     if holder is not None:
         if memory.holds_any(op.job):
             draft.give_up_turn(op.job, c.JobFreed(op.job, draft.now))
+        _settle(draft, op, holder)
         return Duplicate(holder)
     return _take_turn(draft, op)
 
@@ -122,8 +126,9 @@ def _take_turn(draft: Draft, op: Start) -> Run | Wait:
     if key is not None and not draft.take_turn(op.job, op.queue, key):
         if running is not None:
             draft.change(c.Stopped(op.job))
+        _settle(draft, op, "")
         return Wait()
-    started = c.Started(op.job, op.node, op.inbox, op.attempt)
+    started = c.Started(op.job, op.node, op.inbox, op.attempt, draft.now)
     has_keys = key is not None or op.queue_key is not None
     if has_keys and (
         running is None
@@ -131,6 +136,19 @@ def _take_turn(draft: Draft, op: Start) -> Run | Wait:
     ):
         draft.change(started)
     return Run()
+
+
+def _settle(draft: Draft, op: Start, note: str) -> None:
+    """The attempt has ended with this answer; asked again, it does not take the keys after all."""
+    if op.attempt:
+        draft.change(c.Settled(op.attempt, draft.now, note))
+
+
+def _again(note: str | None) -> Finished | Wait | Duplicate:
+    """What the start of a settled attempt was answered."""
+    if note is None:
+        return Finished()
+    return Duplicate(note) if note else Wait()
 
 
 def _is_late(draft: Draft, op: Requeue | Release) -> bool:
