@@ -36,7 +36,8 @@ def enqueued(
     Those that are delayed, or wait for a retry or for their execution key, are among them; running
     and buried ones are not. A node takes a job as soon as another task gets its turn: to see what a
     program enqueues, run none that consumes the queue, with ``running_node(partitions={})`` for
-    instance. A job with a queue key needs a node of its partition: `roger_trio.Client.pause` the queue.
+    instance. A job with a queue key needs a node of its partition: pause the queue there, see
+    `roger_trio.Client.pause`.
 
     Args:
         job_type: Only jobs of this class, its subclasses, or this function. Default: all.
