@@ -80,7 +80,8 @@ def enqueue(  # noqa: PLR0913 -- each is an argument or option of the command
 ) -> None:
     """Enqueue a job.
 
-    It is done once the broker has confirmed that it keeps the job. No node need run.
+    It is done once the broker has confirmed that it keeps the job. No node need run, unless the
+    job has a queue key.
     """
     if delay is not None and at is not None:
         misused("expected one of --delay and --at, got both", "--at")
