@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from secrets import token_hex
 from typing import Any, Final
@@ -60,7 +60,7 @@ class Bus:
         """Called with each event and its partition."""
         self.on_question: Callable[[Mapping[str, Any], Asker], None] | None = None
         """Called with each question; `reply_soon` answers it."""
-        self.on_answers: Callable[[str, int, tuple[Answer, ...]], None] | None = None
+        self.on_answers: Callable[[str, int, Sequence[Answer]], None] | None = None
         """Called with a coordinator's answers: partition, number of the batch, answers."""
         self._settled = False
         self._alone = False

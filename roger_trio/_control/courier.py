@@ -361,7 +361,7 @@ class Courier:
                 self._nursery.start_soon(lane.run)
         return lane
 
-    def _take_answers(self, partition: str, batch: int, answers: tuple[Answer, ...]) -> None:
+    def _take_answers(self, partition: str, batch: int, answers: Sequence[Answer]) -> None:
         lane = self._lanes.get(partition)
         if lane is not None:
             lane.take_answers(batch, answers)
