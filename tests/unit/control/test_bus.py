@@ -68,16 +68,19 @@ async def test_a_node_asks_the_others_and_not_itself() -> None:
 async def test_a_node_that_listens_and_does_not_answer_is_named(autojump_clock: MockClock) -> None:
     """With what it last told of itself; the others' answers are there."""
     with trio.fail_after(60):
-        async with memory_broker() as broker:
-            async with node_bus(broker, "a") as a, node_bus(broker, "frozen", pid=99) as frozen:
-                frozen.partitions = lambda: {"p": {"default": 3}}
-                frozen.hello_soon()
-                await wait_all_tasks_blocked()
-                replying(a, lambda _: {})
-                async with client_bus(broker) as client:
-                    began = trio.current_time()
-                    found = await client.ask_nodes(QUESTION, deadline=2.0)
-                    assert trio.current_time() - began == pytest.approx(2.0)
+        async with (
+            memory_broker() as broker,
+            node_bus(broker, "a") as a,
+            node_bus(broker, "frozen", pid=99) as frozen,
+        ):
+            frozen.partitions = lambda: {"p": {"default": 3}}
+            frozen.hello_soon()
+            await wait_all_tasks_blocked()
+            replying(a, lambda _: {})
+            async with client_bus(broker) as client:
+                began = trio.current_time()
+                found = await client.ask_nodes(QUESTION, deadline=2.0)
+                assert trio.current_time() - began == pytest.approx(2.0)
     assert set(found.replies) == {"a"}
     assert set(found.not_answering) == {"frozen"}
     card = found.not_answering["frozen"]
@@ -166,40 +169,48 @@ async def test_a_question_whose_reply_was_lost_is_asked_again(autojump_clock: Mo
         return {"fine": True} if len(asked) % 3 == 0 else None
 
     with trio.fail_after(60):
-        async with memory_broker() as broker, client_bus(broker) as client:
-            async with node_bus(broker, "a") as a, node_bus(broker, "b") as b:
-                replying(a, third_time)
-                replying(b, lambda _: {})
-                await client.ask_inbox(a.inbox, QUESTION, timeout=5)
-                assert set((await client.ask_nodes(QUESTION, deadline=5)).replies) == {"a", "b"}
+        async with (
+            memory_broker() as broker,
+            client_bus(broker) as client,
+            node_bus(broker, "a") as a,
+            node_bus(broker, "b") as b,
+        ):
+            replying(a, third_time)
+            replying(b, lambda _: {})
+            await client.ask_inbox(a.inbox, QUESTION, timeout=5)
+            assert set((await client.ask_nodes(QUESTION, deadline=5)).replies) == {"a", "b"}
     assert len(asked) == 6
 
 
 async def test_members_are_gathered_until_one_is_telling(autojump_clock: MockClock) -> None:
     """Members reply, are gone, or silent; a telling reply ends the wait."""
     with trio.fail_after(60):
-        async with memory_broker() as broker, client_bus(broker) as client:
-            async with node_bus(broker, "a") as a, node_bus(broker, "b") as b:
-                replying(a, lambda question: {"found": question["what"]})
-                members = [("a", a.inbox), ("b", b.inbox), ("c", "inbox.nobody")]
-                with client.expect() as gathering:
-                    found = await client.gather_from(
-                        gathering, members, {"ask": "x", "what": "absent"}, timeout=3
-                    )
-                assert found.replies == {"a": {"found": "absent"}}
-                assert (set(found.silent), set(found.gone)) == ({"b"}, {"c"})
-                with client.expect() as gathering:
-                    a.reply_soon(Asker(client.inbox, gathering.request), {"found": "stopped"})
-                    began = trio.current_time()
-                    found = await client.gather_from(
-                        gathering,
-                        members,
-                        {"ask": "x"},
-                        timeout=3,
-                        until=lambda reply: reply["found"] == "stopped",
-                    )
-                    assert trio.current_time() == began
-                assert set(found.replies) == {"a"}
+        async with (
+            memory_broker() as broker,
+            client_bus(broker) as client,
+            node_bus(broker, "a") as a,
+            node_bus(broker, "b") as b,
+        ):
+            replying(a, lambda question: {"found": question["what"]})
+            members = [("a", a.inbox), ("b", b.inbox), ("c", "inbox.nobody")]
+            with client.expect() as gathering:
+                found = await client.gather_from(
+                    gathering, members, {"ask": "x", "what": "absent"}, timeout=3
+                )
+            assert found.replies == {"a": {"found": "absent"}}
+            assert (set(found.silent), set(found.gone)) == ({"b"}, {"c"})
+            with client.expect() as gathering:
+                a.reply_soon(Asker(client.inbox, gathering.request), {"found": "stopped"})
+                began = trio.current_time()
+                found = await client.gather_from(
+                    gathering,
+                    members,
+                    {"ask": "x"},
+                    timeout=3,
+                    until=lambda reply: reply["found"] == "stopped",
+                )
+                assert trio.current_time() == began
+            assert set(found.replies) == {"a"}
 
 
 async def test_events_are_handed_on_and_a_handler_that_fails_makes_nobody_deaf(

@@ -35,26 +35,32 @@ def claim(job: str, key: str = "", nonce: str = "") -> Claim:
 async def test_an_operation_is_answered() -> None:
     """The answer is that of the coordinator; a second job finds the key held."""
     with trio.fail_after(10):
-        async with memory_broker() as broker, controls(broker) as here:
-            async with FakeCoordinator(broker).running():
-                assert await here.courier.ask("p", claim("a", "k")) == Claimed()
-                assert await here.courier.ask("p", claim("b", "k")) == HeldBy("a")
+        async with (
+            memory_broker() as broker,
+            controls(broker) as here,
+            FakeCoordinator(broker).running(),
+        ):
+            assert await here.courier.ask("p", claim("a", "k")) == Claimed()
+            assert await here.courier.ask("p", claim("b", "k")) == HeldBy("a")
 
 
 async def test_what_comes_up_meanwhile_goes_together() -> None:
     """A thousand tasks that ask at once need a handful of messages, and each gets its answer."""
     answers: dict[int, object] = {}
     with trio.fail_after(20):
-        async with memory_broker() as broker, controls(broker) as here:
-            async with FakeCoordinator(broker).running() as coordinator:
+        async with (
+            memory_broker() as broker,
+            controls(broker) as here,
+            FakeCoordinator(broker).running() as coordinator,
+        ):
 
-                async def ask(number: int) -> None:
-                    key = f"key {number // 2}"
-                    answers[number] = await here.courier.ask("p", claim(str(number), key))
+            async def ask(number: int) -> None:
+                key = f"key {number // 2}"
+                answers[number] = await here.courier.ask("p", claim(str(number), key))
 
-                async with trio.open_nursery() as nursery:
-                    for number in range(1000):
-                        nursery.start_soon(ask, number)
+            async with trio.open_nursery() as nursery:
+                for number in range(1000):
+                    nursery.start_soon(ask, number)
     held = sum(isinstance(each, HeldBy) for each in answers.values())
     assert (len(answers), held) == (1000, 500)
     assert len(coordinator.batches) <= 4
@@ -64,12 +70,15 @@ async def test_what_comes_up_meanwhile_goes_together() -> None:
 async def test_answers_come_back_in_order_around_one_way_operations() -> None:
     """Many at once, with operations without an answer in the same messages."""
     with trio.fail_after(20):
-        async with memory_broker() as broker, controls(broker) as here:
-            async with FakeCoordinator(broker).running() as coordinator:
-                here.courier.tell_soon("p", Release("x"))
-                claims = [claim(str(number), f"k{number % 700}") for number in range(1400)]
-                answers = await here.courier.ask_many("p", claims)
-                await here.courier.tell("p", *(Published(each.job, each.nonce) for each in claims))
+        async with (
+            memory_broker() as broker,
+            controls(broker) as here,
+            FakeCoordinator(broker).running() as coordinator,
+        ):
+            here.courier.tell_soon("p", Release("x"))
+            claims = [claim(str(number), f"k{number % 700}") for number in range(1400)]
+            answers = await here.courier.ask_many("p", claims)
+            await here.courier.tell("p", *(Published(each.job, each.nonce) for each in claims))
     assert answers == [Claimed()] * 700 + [HeldBy(str(number)) for number in range(700)]
     assert [each.job for each in coordinator.operations if isinstance(each, Claim)] == [
         each.job for each in claims
@@ -79,12 +88,13 @@ async def test_answers_come_back_in_order_around_one_way_operations() -> None:
 async def test_messages_are_bounded_in_bytes() -> None:
     """Long keys make for shorter messages."""
     with trio.fail_after(20):
-        async with memory_broker() as broker, controls(broker) as here:
-            async with FakeCoordinator(broker).running() as coordinator:
-                claims = [
-                    claim(str(number), f"{number} ".ljust(1000, "x")) for number in range(600)
-                ]
-                assert await here.courier.ask_many("p", claims) == [Claimed()] * 600
+        async with (
+            memory_broker() as broker,
+            controls(broker) as here,
+            FakeCoordinator(broker).running() as coordinator,
+        ):
+            claims = [claim(str(number), f"{number} ".ljust(1000, "x")) for number in range(600)]
+            assert await here.courier.ask_many("p", claims) == [Claimed()] * 600
     for batch in coordinator.batches:
         assert len(wire.encode(wire.Commands(here.bus.inbox, 1, batch))) <= MOST_BYTES
 
@@ -92,16 +102,19 @@ async def test_messages_are_bounded_in_bytes() -> None:
 async def test_a_lost_answer_is_asked_for_again(autojump_clock: MockClock) -> None:
     """After two seconds, with the same operations; those given up meanwhile are not among them."""
     with trio.fail_after(60):
-        async with memory_broker() as broker, controls(broker) as here:
-            async with FakeCoordinator(broker).running() as coordinator:
-                coordinator.losing = 2
-                began = trio.current_time()
-                async with trio.open_nursery() as nursery:
-                    with trio.CancelScope() as given_up:
-                        nursery.start_soon(here.courier.ask, "p", claim("kept"))
-                        nursery.start_soon(_cancel_soon, given_up)
-                        await here.courier.ask("p", claim("given up"))
-                assert 4 <= trio.current_time() - began < 5
+        async with (
+            memory_broker() as broker,
+            controls(broker) as here,
+            FakeCoordinator(broker).running() as coordinator,
+        ):
+            coordinator.losing = 2
+            began = trio.current_time()
+            async with trio.open_nursery() as nursery:
+                with trio.CancelScope() as given_up:
+                    nursery.start_soon(here.courier.ask, "p", claim("kept"))
+                    nursery.start_soon(_cancel_soon, given_up)
+                    await here.courier.ask("p", claim("given up"))
+            assert 4 <= trio.current_time() - began < 5
     assert given_up.cancelled_caught
     assert [each for each in coordinator.operations if each == claim("kept")] == [claim("kept")] * 3
     assert coordinator.operations.count(claim("given up")) == 1
@@ -149,27 +162,33 @@ async def test_a_partition_that_never_ran(autojump_clock: MockClock) -> None:
 async def test_what_is_told_is_told_although_the_teller_is_cancelled() -> None:
     """`tell` that was given up goes all the same; an `ask` that did not leave yet does not."""
     with trio.fail_after(10):
-        async with memory_broker() as broker, controls(broker) as here:
-            async with FakeCoordinator(broker).running() as coordinator:
-                with trio.CancelScope() as scope:
-                    scope.cancel()
-                    await here.courier.ask("p", claim("given up"))
-                with trio.CancelScope() as scope:
-                    scope.cancel()
-                    await here.courier.tell("p", Release("told"))
-                await here.courier.flush()
-                assert await here.courier.ask("p", ListPaused()) == PausedQueues(())
+        async with (
+            memory_broker() as broker,
+            controls(broker) as here,
+            FakeCoordinator(broker).running() as coordinator,
+        ):
+            with trio.CancelScope() as scope:
+                scope.cancel()
+                await here.courier.ask("p", claim("given up"))
+            with trio.CancelScope() as scope:
+                scope.cancel()
+                await here.courier.tell("p", Release("told"))
+            await here.courier.flush()
+            assert await here.courier.ask("p", ListPaused()) == PausedQueues(())
     assert coordinator.operations == [Release("told"), ListPaused()]
 
 
 async def test_no_timer_runs_while_nothing_is_outstanding(autojump_clock: MockClock) -> None:
     """The clock of a test would jump to the next timer if there were one."""
-    async with memory_broker() as broker, controls(broker) as here:
-        async with FakeCoordinator(broker).running():
-            await here.courier.ask("p", claim("a"))
-            await here.courier.tell("p", Published("a", "a"))
-            await wait_all_tasks_blocked()
-            assert trio.lowlevel.current_statistics().seconds_to_next_deadline > 50
+    async with (
+        memory_broker() as broker,
+        controls(broker) as here,
+        FakeCoordinator(broker).running(),
+    ):
+        await here.courier.ask("p", claim("a"))
+        await here.courier.tell("p", Published("a", "a"))
+        await wait_all_tasks_blocked()
+        assert trio.lowlevel.current_statistics().seconds_to_next_deadline > 50
 
 
 async def test_foreign_answers_are_logged_once_and_ignored(
