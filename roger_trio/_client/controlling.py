@@ -91,7 +91,8 @@ class Controlling(ClientBase):
         if not results.isdisjoint(_TELLING):
             result = next(each for each in _TELLING if each in results)
             if result is CancelResult.FINISHED:  # Then there is nothing to remember.
-                await self._ask(partition, Conclude(job_id, bus.inbox), First)
+                nonce = f"{bus.inbox}.{gathering.request}"
+                await self._ask(partition, Conclude(job_id, bus.inbox, nonce), First)
             return result
         if found.silent:
             text = "job %s: cancelled; if it runs on a node that does not answer now (%s), it is "
