@@ -104,7 +104,7 @@ async def test_nodes(roger: Roger) -> None:
 
 async def test_a_frozen_node(roger: Roger) -> None:
     """A node that does not answer is named, not waited for; a pause is then not confirmed."""
-    async with roger.serving() as frozen, roger.serving() as node:
+    async with roger.serving() as node, roger.serving() as frozen:
         name = await name_of(roger, frozen)
         await document(roger, "nodes", "app:config")
         frozen.signal(signal.SIGSTOP)
