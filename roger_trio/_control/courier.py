@@ -12,7 +12,7 @@ import itertools
 import logging
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 import attrs
@@ -327,6 +327,26 @@ class Courier:
             finally:
                 call.is_over = True
         return [answer for answer in call.answers if answer is not None]
+
+    def post(self, partition: str, operation: Operation) -> Callable[[], Awaitable[Answer]]:
+        """Put an operation in line at once, for those who keep to an order; see `ask`.
+
+        Returns:
+            What waits for the answer.
+        """
+        call = _Call((operation,))
+        self._lane(partition).add(call)
+
+        async def wait() -> Answer:
+            try:
+                await call.wait()
+            finally:
+                call.is_over = True
+            answer = call.answers[0]
+            assert answer is not None
+            return answer
+
+        return wait
 
     async def tell(self, partition: str, *operations: Operation) -> None:
         """Tell a coordinator what needs no answer; return once the broker keeps it.

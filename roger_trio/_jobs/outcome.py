@@ -88,6 +88,16 @@ class DeliveryLost:
     """The connection that brought the delivery is gone, and the broker gives it to another."""
 
 
+@attrs.frozen
+class Cancelled:
+    """Somebody cancelled it: however `perform` ended, it never starts again."""
+
+
+@attrs.frozen
+class Postponed:
+    """It was not begun: its queue was paused, or the node stopped, while it waited for leave."""
+
+
 Outcome = (
     Succeeded
     | Failed
@@ -98,6 +108,8 @@ Outcome = (
     | Discarded
     | Interrupted
     | DeliveryLost
+    | Cancelled
+    | Postponed
 )
 
 # Settlements: what the worker does about it.
@@ -106,6 +118,11 @@ Outcome = (
 @attrs.frozen
 class Finish:
     """The job is over: acknowledge it."""
+
+
+@attrs.frozen
+class Conclude:
+    """The job is cancelled: see whether its end was told yet, then acknowledge it."""
 
 
 @attrs.frozen
@@ -135,10 +152,15 @@ class LeaveAlone:
     """There is nothing left to settle."""
 
 
-Settlement = Finish | RunAgain | PutAway | GiveBack | LeaveAlone
+Settlement = Finish | Conclude | RunAgain | PutAway | GiveBack | LeaveAlone
 
 
-def decide(
+def is_over(settlement: Settlement) -> bool:
+    """Tell whether the job ends for good with it."""
+    return isinstance(settlement, Finish | Conclude | PutAway)
+
+
+def decide(  # noqa: PLR0911 -- one for each outcome
     outcome: Outcome, *, retryable: bool, retry_count: int, levels: Sequence[float]
 ) -> Settlement:
     """Decide what follows from an outcome.
@@ -162,7 +184,9 @@ def decide(
             return RunAgain(seconds, retry_count)
         case BuryRequested(error):
             return PutAway(error)
-        case Interrupted():
+        case Cancelled():
+            return Conclude()
+        case Interrupted() | Postponed():
             return GiveBack()
         case DeliveryLost():
             return LeaveAlone()

@@ -10,6 +10,7 @@ from .operations import (
     Cancel,
     Finished,
     FreeKey,
+    Fresh,
     Gone,
     HeldKey,
     JobCancelled,
@@ -123,6 +124,11 @@ def bury_inbox(draft: Draft, op: Gone) -> None:
     """A node or client is dead."""
     leave(draft, op)
     void_claims(draft, op)
+
+
+def begin_afresh(draft: Draft, _op: Fresh) -> None:
+    """The broker was empty: no job that held a key is left."""
+    draft.change(c.JobsForgotten())
 
 
 def _recorded(draft: Draft) -> Recorded:

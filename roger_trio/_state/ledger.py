@@ -142,6 +142,7 @@ _RULES: Final[dict[type[Any], Callable[[Draft, Any], Answer | None]]] = {
     o.Sync: controlling.sync,
     o.Leave: controlling.leave,
     o.Gone: controlling.bury_inbox,
+    o.Fresh: controlling.begin_afresh,
 }
 
 __all__ = ["Decision", "Ledger", "Member"]

@@ -18,6 +18,8 @@ logger = logging.getLogger(__name__)
 _FIRST_PAUSE: Final = 0.1
 _MAX_PAUSE: Final = 30.0
 """Seconds between attempts to consume a queue the broker refuses."""
+_PATIENCE: Final = 10.0
+"""Seconds to wait for the coordinator before a WARNING says so."""
 
 
 class QueueConsumer:
@@ -25,16 +27,23 @@ class QueueConsumer:
 
     Args:
         broker: Where the queue is.
+        queue: Its name.
         names: Its broker queues.
         worker: Handles deliveries.
         max_workers: Jobs that may run at once.
     """
 
-    def __init__(self, broker: Broker, names: QueueNames, worker: Worker, max_workers: int) -> None:
+    def __init__(
+        self, broker: Broker, queue: str, names: QueueNames, worker: Worker, max_workers: int
+    ) -> None:
+        self.queue = queue
+        """Its name."""
         self._broker = broker
         self._names = names
         self._worker = worker
+        self._view = worker.view
         self._staff = Staff(max_workers, self._on_vacancy)
+        self._max_workers = max_workers
         self._session: Session | None = None
         self._wanted = trio.Event()
         self._drained = trio.lowlevel.ParkingLot()
@@ -50,8 +59,13 @@ class QueueConsumer:
 
     @property
     def max_workers(self) -> int:
-        """Jobs that may run at once."""
-        return self._staff.limit
+        """Jobs that may run at once, when it is not paused."""
+        return self._max_workers
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether no job of it must be started."""
+        return self._worker.is_paused
 
     @property
     def is_consuming(self) -> bool:
@@ -91,7 +105,9 @@ class QueueConsumer:
     def stop(self) -> None:
         """Take no more jobs; `run` returns when the running ones have ended."""
         self.stopping.set()
+        self._max_workers = 0
         self._staff.limit = 0  # So that no worker takes what is still in the intake.
+        self._worker.turn_away(StopReason.SHUTDOWN)
         self._intake_scope.cancel()
 
     def stop_jobs(self) -> None:
@@ -101,13 +117,40 @@ class QueueConsumer:
 
     async def resize(self, max_workers: int) -> None:
         """Change how many jobs may run at once; 0 takes no more, and running ones finish."""
-        if max_workers == self._staff.limit:
+        if max_workers == self._max_workers:
             return
-        self._staff.limit = max_workers
-        if max_workers:
-            self._wanted.set()
+        self._max_workers = max_workers
+        self._set_limit()
+        await self._retune()
+
+    def set_paused(self, *, is_paused: bool) -> None:
+        """Start no more jobs, or start them again; from now on. `settle_pause` sees to the rest."""
+        if is_paused == self._worker.is_paused or self.stopping.is_set():
+            return
+        self._worker.is_paused = is_paused
+        if is_paused:
+            self._worker.turn_away(StopReason.PAUSED)
+            logger.info("queue %r is paused", self._names.work)
+        else:
+            logger.info("queue %r is resumed", self._names.work)
+        self._set_limit()
+
+    async def settle_pause(self) -> None:
+        """Give back what was delivered and not started, if it is paused."""
+        await self._retune()
+
+    def _set_limit(self) -> None:
+        self._staff.limit = 0 if self._worker.is_paused else self._max_workers
+        if self._max_workers:
+            self._wanted.set()  # Also one that is paused: it has to say that it was tried.
+
+    async def _retune(self) -> None:
         if self._session is not None:
             await self._session.retune()
+
+    async def wait_ended(self, running: Running) -> None:
+        """Wait until all that follows one of its jobs has been done."""
+        await self._worker.wait_ended(running)
 
     async def wait_drained(self) -> None:
         """Wait until no job runs."""
@@ -127,6 +170,9 @@ class QueueConsumer:
             await self._wait_wanted()
             await self._broker.wait_connected()
             try:
+                await self._learn()
+                if not self._staff.limit:
+                    continue
                 session = await sessions.start(self._open_session)
             except ConnectionLost as exc:
                 logger.debug("queue %r: %s", self._names.work, exc)
@@ -141,8 +187,20 @@ class QueueConsumer:
 
     async def _wait_wanted(self) -> None:
         while not self._staff.limit:
+            if self._worker.is_paused and self._max_workers:
+                self.tried.set()
             self._wanted = trio.Event()
             await self._wanted.wait()
+
+    async def _learn(self) -> None:
+        """Find out what is paused and cancelled, before anything is started."""
+        with trio.move_on_after(_PATIENCE) as scope:
+            await self._view.sync()
+        if scope.cancelled_caught:
+            text = "queue %r waits for the coordinator of its partition"
+            logger.warning(text, self._names.work)
+            self.tried.set()
+            await self._view.sync()
 
     async def _open_session(
         self, *, task_status: trio.TaskStatus[Session] = trio.TASK_STATUS_IGNORED

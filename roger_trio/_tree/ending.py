@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 
-from .._brokers.base import Message
+from .._brokers.base import Delivery, Message
+from .._control.waiting import EXECUTION_KEY, QUEUE
 from .._jobs import buried, outcome as o, wire
 from .._jobs.buried import text_of
 from .._jobs.envelope import Envelope, JobError
@@ -40,6 +41,8 @@ def log_end(envelope: Envelope, outcome: o.Outcome, settlement: o.Settlement) ->
             log_job(logger, logging.INFO, envelope, "discarded: %s", reason or "no reason given")
         case o.Interrupted(), _:
             log_job(logger, logging.WARNING, envelope, "interrupted as the node stops; given back")
+        case o.Cancelled(), _:
+            log_job(logger, logging.INFO, envelope, "cancelled")
         case o.DeliveryLost(), _:
             text = "cancelled, as the connection that brought it is gone; the broker redelivers it"
             log_job(logger, logging.WARNING, envelope, text)
@@ -51,3 +54,19 @@ def message_of(envelope: Envelope, error: JobError | None = None) -> Message:
     """Make the message of a job; a buried one has its error beside it."""
     headers = buried.headers_of(error) if error is not None else None
     return Message(wire.dump(envelope), envelope.id, headers)
+
+
+def waiting_message(envelope: Envelope, onward: str) -> Message:
+    """Make the message of a job that has to wait for its execution key.
+
+    Args:
+        envelope: The job.
+        onward: The broker queue it is to go to when its turn has come.
+    """
+    headers = {EXECUTION_KEY: envelope.execution_key or "", QUEUE: envelope.queue}
+    return Message(wire.dump(envelope), envelope.id, headers, onward=onward)
+
+
+def is_forwarded(delivery: Delivery) -> bool:
+    """Tell whether a job comes from the waiting ones, and not from a worker that had it."""
+    return EXECUTION_KEY in delivery.headers and not delivery.redelivered

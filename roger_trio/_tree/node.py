@@ -3,28 +3,46 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from typing import Final, overload
+import os
+import socket
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, Final
 
 import trio
 
 from .._brokers.base import Broker, BrokerError, ConnectionRefused
 from .._client import Client
-from .._config import Config, check_partition_name, check_queues
-from .._errors import BrokerUnavailable, PartitionNotRunning, RogerError
-from .._info import QueueInfo
+from .._config import Config, MemoryConfig, check_partition_name, check_queues
+from .._control.cluster import Info, dump_info, dump_jobs, node_info
+from .._control.controls import Controls
+from .._control.coordinator import Coordinator
+from .._control.gathering import Asker
+from .._control.roster import Card, Identity
+from .._control.view import Pulse, View
+from .._errors import BrokerUnavailable, ConfigError, PartitionNotRunning, RogerError
+from .._info import VERSION, QueueInfo
 from .._jobs.envelope import Envelope
-from .._topology import QueueNames
+from .._state.binding import bind_persister
+from .._state.operations import Event, Sync
+from .._state.store import Store
+from .._topology import PartitionNames, QueueNames
 from .consumer import QueueConsumer
-from .partition import CLEAN_UP_TIMEOUT, Partition
+from .control import SETTLE_TIMEOUT, Control, sync_with
+from .membership import CLEAN_UP_TIMEOUT, Membership
+from .partition import Partition
 from .supervise import RestartPolicy, supervise
-from .worker import SETTLE_TIMEOUT, Worker, WorkerSettings
+from .worker import Worker, WorkerSettings
 
 logger = logging.getLogger(__name__)
 
 
 _HURRY: Final = 2.0
 """Seconds that a node which stops at once gives to the ``finally`` blocks of its jobs."""
+_BYE_TIMEOUT: Final = 1.0
+_COUNT_TIMEOUT: Final = 1.0
+"""Seconds for the broker to tell how full the queues are, when somebody asks."""
+_HELLO_EVERY: Final = 1.0
 
 
 class Node(Client):
@@ -34,8 +52,27 @@ class Node(Client):
     """
 
     def __init__(self, config: Config, broker: Broker, name: str) -> None:
-        super().__init__(config, broker)
+        self._identity = Identity(
+            name=name,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            version=VERSION,
+            started_at=datetime.now(UTC),
+        )
+        controls = Controls(broker, config.prefix, self._identity)
+        super().__init__(config, broker, controls)
         self._name = name
+        self._bus = controls.bus
+        self._courier = controls.courier
+        self._bus.partitions = self._hosted
+        self._bus.on_event = self._take_event
+        self._bus.on_question = self._take_question
+        self._persister = bind_persister(config.persister, config, broker)
+        # In memory there is one process: if that is frozen, nothing happens meanwhile.
+        in_memory = isinstance(config.broker_config(), MemoryConfig)
+        self._pulse = None if in_memory else Pulse()
+        self._infrastructure: trio.Nursery | None = None
+        self._changed = trio.Event()
         self._partitions: dict[str, Partition] = {}
         self._nursery: trio.Nursery | None = None
         self._stop_requested = trio.Event()
@@ -139,94 +176,149 @@ class Node(Client):
     def _launch(self, id: str, queues: Mapping[str, int]) -> Partition:
         if self._nursery is None or self._stop_requested.is_set():
             raise RogerError(f"partition {id!r} cannot be started: the node is not running")
-        timeout = self._config.shutdown_timeout
-        partition = Partition(id, queues, self._make_consumer, timeout)
+        partition = Partition(
+            id,
+            queues,
+            self._make_consumer,
+            self._join(id),
+            self._config.shutdown_timeout,
+        )
         self._partitions[id] = partition
+        self._changed.set()
         self._nursery.start_soon(self._host, partition, name=f"partition {id}")
         return partition
+
+    def _join(self, id: str) -> Membership:
+        """Make a partition's part in the cluster."""
+        store = Store(self._persister, id)
+        coordinator = Coordinator(self._broker, self._config.prefix, id, store, self._bus.is_heard)
+        sync = Sync(self._name, self._bus.inbox, self._identity.host)
+        ask = sync_with(self._courier, id, sync, coordinator.declared)
+        view = View(id, ask, self._pulse)
+        control = Control(id, self._name, self._courier, self._bus, view)
+        return Membership(control, coordinator, self._bus, self._broker, self._changed_soon)
 
     async def _host(self, partition: Partition) -> None:
         """Run a partition to its end; its failures never reach another one."""
         try:
             name = f"partition {partition.id!r}"
             policy = RestartPolicy(max_restarts=None)
-            await supervise(partition.run, name=name, policy=policy, stopping=partition.stopping)
+            view = partition.membership.control.view
+            with view.following(self._pulse):
+                await supervise(
+                    partition.run, name=name, policy=policy, stopping=partition.stopping
+                )
         finally:
             del self._partitions[partition.id]
+            self._changed.set()
             partition.ended.set()
 
-    def _make_consumer(self, partition: str, queue: str, max_workers: int) -> QueueConsumer:
+    def _make_consumer(
+        self, partition: str, queue: str, max_workers: int, control: Control
+    ) -> QueueConsumer:
         config = self._config
         names = QueueNames.of(config.prefix, partition, queue)
         settings = WorkerSettings(
             partition=partition,
             queue=queue,
             names=names,
+            waiting=PartitionNames.of(config.prefix, partition).waiting,
             broker=self._broker,
+            control=control,
             client=self,
             callbacks=config.callbacks,
             retry_levels=config.retry_levels,
             max_deliveries=config.max_deliveries,
             max_buried=config.max_buried,
         )
-        return QueueConsumer(self._broker, names, Worker(settings), max_workers)
+        return QueueConsumer(self._broker, queue, names, Worker(settings), max_workers)
 
     # What runs here...
 
-    async def running_partitions(self) -> dict[str, dict[str, dict[str, QueueInfo]]]:
-        """Tell what runs: node → partition → queue → `QueueInfo`.
+    @property
+    def _own_name(self) -> str:
+        return self._name
 
-        Partitions that wait for the broker are in `waiting_partitions` instead.
-        """
-        if not self._broker.is_connected:
-            return {self._name: {}}
+    def _hosted(self) -> dict[str, dict[str, int]]:
+        return {id: dict(each.queues) for id, each in list(self._partitions.items())}
+
+    async def _own_info(self) -> Info:
+        is_connected = self._broker.is_connected
         running: dict[str, dict[str, QueueInfo]] = {}
-        for id, partition in list(self._partitions.items()):
-            running[id] = {}
-            for queue in partition.queues:
-                consumer = partition.consumers.get(queue)
-                if consumer is not None and consumer.is_consuming:
-                    running[id][queue] = await self._queue_info(id, queue, consumer)
-        return {self._name: running}
+        with trio.CancelScope(deadline=trio.current_time() + _COUNT_TIMEOUT) as patience:
+            for id, partition in list(self._partitions.items()) if is_connected else ():
+                running[id] = {}
+                for queue in partition.queues:
+                    consumer = partition.consumers.get(queue)
+                    if consumer is not None and (consumer.is_consuming or consumer.is_paused):
+                        running[id][queue] = await self._queue_info(id, queue, consumer)
+        if patience.cancelled_caught:
+            logger.debug("the broker does not tell in time how full the queues are")
+        hosted = self._hosted()
+        node = node_info(self._identity, hosted)
+        return Info(node=node, running=running, waiting={} if is_connected else hosted)
 
     async def _queue_info(self, id: str, queue: str, consumer: QueueConsumer) -> QueueInfo:
-        names = self._names(id, queue)
-        with self._looking(id, queue):
+        names, messages, consumers = self._names(id, queue), 0, 0
+        try:
             work = await self._broker.count(names.work)
             redelivered = await self._broker.count(names.redelivered)
+            messages, consumers = work.messages + redelivered.messages, work.consumers
+        except BrokerError as exc:  # One that was paused before it was ever consumed, for example.
+            logger.debug("queue %r cannot be counted: %s", names.work, exc)
         return QueueInfo(
             max_workers=consumer.max_workers,
-            paused=False,
-            message_count=work.messages + redelivered.messages,
-            consumer_count=work.consumers,
+            paused=consumer.is_paused,
+            message_count=messages,
+            consumer_count=consumers,
             running=len(consumer.running),
         )
 
-    async def waiting_partitions(self) -> dict[str, dict[str, dict[str, int]]]:
-        """Tell what waits for the broker: node → partition → queue → max workers."""
-        if self._broker.is_connected:
-            return {self._name: {}}
-        return {self._name: {id: dict(each.queues) for id, each in self._partitions.items()}}
+    def _own_jobs(self, partition: str | None) -> Mapping[str, Sequence[Envelope]]:
+        return {
+            id: [job.envelope for job in each.running]
+            for id, each in self._partitions.items()
+            if partition is None or id == partition
+        }
 
-    @overload
-    async def running_jobs(self) -> dict[str, dict[str, list[Envelope]]]: ...
-    @overload
-    async def running_jobs(self, partition: str) -> dict[str, list[Envelope]]: ...
+    # What others ask and tell...
 
-    async def running_jobs(
-        self, partition: str | None = None
-    ) -> dict[str, dict[str, list[Envelope]]] | dict[str, list[Envelope]]:
-        """Tell which jobs run: node → partition → jobs, or node → jobs of one partition.
-
-        Args:
-            partition: The partition. Default: all.
-
-        Raises:
-            PartitionNotRunning: The partition does not run here.
-        """
+    def _take_event(self, id: str, event: Event) -> None:
+        partition = self._partitions.get(id)
         if partition is not None:
-            return {self._name: _envelopes(self._partition(partition))}
-        return {self._name: {id: _envelopes(each) for id, each in self._partitions.items()}}
+            partition.membership.take_event(event)
+
+    def _take_question(self, question: Mapping[str, Any], asker: Asker) -> None:
+        id = question.get("partition")
+        match question.get("ask"):
+            case "info":
+                if self._infrastructure is not None:
+                    self._infrastructure.start_soon(self._tell_info, asker)
+            case "jobs" if id is None or isinstance(id, str):
+                self._bus.reply_soon(asker, dump_jobs(self._own_jobs(id)))
+            case "cancel" | "pause" | "ended" if isinstance(id, str):
+                partition = self._partitions.get(id)
+                if partition is not None:
+                    partition.membership.take_question(question, asker)
+                else:  # What is not here does not run here.
+                    nothing = {"found": "absent", "done": True, "ended": True}
+                    self._bus.reply_soon(asker, nothing)
+            case _:
+                pass  # Nothing that this version knows.
+
+    async def _tell_info(self, asker: Asker) -> None:
+        self._bus.reply_soon(asker, dump_info(await self._own_info()))
+
+    def _changed_soon(self) -> None:
+        self._changed.set()
+
+    async def _introduce(self) -> None:
+        """Tell the others what runs here, whenever that has changed or they may have missed it."""
+        while True:
+            await self._changed.wait()
+            self._changed = trio.Event()
+            self._bus.hello_soon()
+            await trio.sleep(_HELLO_EVERY)
 
     # Life...
 
@@ -237,18 +329,50 @@ class Node(Client):
             BrokerUnavailable: The broker refused us for good at the first attempt.
         """
         refusal: BrokerError | None = None
+        namesake: Card | None = None
         async with trio.open_nursery() as infrastructure:
             try:
                 with self._starting:
                     await infrastructure.start(self._broker.run)
+                    self._infrastructure = infrastructure
+                    namesake = await self._enter(infrastructure)
             except ConnectionRefused as exc:
                 refusal = exc
             else:
-                with self._running:
-                    await self._run_partitions(task_status)
+                if namesake is None:
+                    with self._running:
+                        await self._run_partitions(task_status)
+                    await self._say_bye()
+            self._infrastructure = None
             infrastructure.cancel_scope.cancel()
         if refusal is not None:
             raise BrokerUnavailable(str(refusal)) from refusal
+        if namesake is not None:
+            other = namesake.identity
+            raise ConfigError(
+                f"node_name: expected a name that no other node has, got {self._name!r}: process "
+                f"{other.pid} on host {other.host!r} runs under it; give each node its own, or "
+                "leave it out"
+            )
+
+    async def _enter(self, infrastructure: trio.Nursery) -> Card | None:
+        """Get in touch with the other nodes; return one that has this one's name."""
+        await infrastructure.start(self._controls.run)
+        infrastructure.start_soon(self._introduce)
+        if self._pulse is not None:
+            infrastructure.start_soon(self._pulse.run)
+        # A name of its own making is unlike any other: there is nothing to wait for.
+        if self._config.node_name is not None and self._broker.is_connected:
+            return await self._bus.join()
+        infrastructure.start_soon(self._bus.join)
+        return None
+
+    async def _say_bye(self) -> None:
+        """Let the others know; what was told in the background gets its moment, too."""
+        if self._broker.is_connected:
+            with trio.move_on_after(_BYE_TIMEOUT):
+                await self._courier.flush()
+                await self._bus.say_bye()
 
     async def _run_partitions(self, task_status: trio.TaskStatus[Node]) -> None:
         if self._stop_requested.is_set():
@@ -280,7 +404,3 @@ class Node(Client):
         for partition in self._partitions.values():
             partition.stop_now()
         self._running.deadline = trio.current_time() + _HURRY
-
-
-def _envelopes(partition: Partition) -> list[Envelope]:
-    return [job.envelope for job in partition.running]

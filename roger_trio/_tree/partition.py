@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from typing import Final
 
 import attrs
 import trio
 
 from .consumer import QueueConsumer
+from .control import Control
+from .membership import CLEAN_UP_TIMEOUT, Membership
 from .performing import Running
 from .supervise import RestartPolicy, supervise
 
 logger = logging.getLogger(__name__)
-
-CLEAN_UP_TIMEOUT: Final = 5.0
-"""Seconds that cancelled jobs have for their ``finally`` blocks before the node goes on."""
 
 
 @attrs.frozen
@@ -47,12 +45,13 @@ def diff(current: Mapping[str, int], wanted: Mapping[str, int]) -> QueueChanges:
 
 
 class Partition:
-    """One partition on this node: a supervised consumer for each of its queues.
+    """One partition on this node: a supervised consumer for each of its queues, and a coordinator.
 
     Args:
         id: The partition's name.
         queues: Queue to max workers.
         make_consumer: Makes the consumer of a queue of this partition.
+        membership: Its part in the cluster.
         shutdown_timeout: Seconds running jobs get when the partition stops.
     """
 
@@ -60,12 +59,16 @@ class Partition:
         self,
         id: str,
         queues: Mapping[str, int],
-        make_consumer: Callable[[str, str, int], QueueConsumer],
+        make_consumer: Callable[[str, str, int, Control], QueueConsumer],
+        membership: Membership,
         shutdown_timeout: float,
     ) -> None:
         self.id = id
         self._wanted = dict(queues)
         self._make_consumer = make_consumer
+        self.membership = membership
+        """Its part in the cluster."""
+        membership.consumers = lambda: list(self._consumers.values())
         self._shutdown_timeout = shutdown_timeout
         self._consumers: dict[str, QueueConsumer] = {}
         self._nursery: trio.Nursery | None = None
@@ -107,6 +110,7 @@ class Partition:
         """Run until `stop`, then let jobs end in time, and cancel the rest."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
+            nursery.start_soon(self.membership.run, name=f"{self.id}-.coordinator")
             try:
                 for queue, max_workers in self._wanted.items():
                     self._start_consumer(queue, max_workers)
@@ -114,6 +118,7 @@ class Partition:
                 await self.stopping.wait()
                 logger.info("partition %r stops", self.id)
                 await self._wind_down(nursery)
+                await self.membership.leave()
             finally:
                 self._nursery = None
                 self._consumers.clear()
@@ -130,7 +135,8 @@ class Partition:
     def _start_consumer(self, queue: str, max_workers: int) -> None:
         if self._nursery is None or self.stopping.is_set():
             return  # A partition that waits for its restart starts what is wanted then.
-        consumer = self._make_consumer(self.id, queue, max_workers)
+        consumer = self._make_consumer(self.id, queue, max_workers, self.membership.control)
+        self.membership.prepare(queue, consumer)
         self._consumers[queue] = consumer
         self._nursery.start_soon(self._supervise, queue, consumer, name=f"{self.id}-{queue}")
 

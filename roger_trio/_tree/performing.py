@@ -25,6 +25,9 @@ class StopReason(Enum):
 
     SHUTDOWN = "shutdown"
     LOST = "lost"
+    CANCELLED = "cancelled"
+    PAUSED = "paused"
+    """Only for one that has not begun: it waits for leave to start."""
 
 
 @attrs.define(eq=False)
@@ -34,21 +37,35 @@ class Running:
     envelope: Envelope
     session: object = None
     """What brought its delivery."""
+    arrival: int = 0
+    """Numbers the deliveries of a session as they came in."""
     wait_turn: Callable[[], Awaitable[None]] | None = None
     """Waits until no other copy of the job runs here, where there may be one."""
     in_thread: bool = False
     """Whether it runs in a thread now."""
     scope: trio.CancelScope = attrs.Factory(trio.CancelScope)
     stopped: StopReason | None = None
+    attempt: str = ""
+    """What the coordinator knows this delivery by, where it was asked."""
+    asking: trio.CancelScope | None = None
+    """Where it waits for leave to start, while it does."""
+    settlement: o.Settlement | None = None
+    """What follows from its outcome, from the moment that is known: then nothing stops it."""
 
     def stop(self, reason: StopReason) -> None:
-        """Cancel it; the first reason counts.
+        """Cancel it; the first reason counts, but one who cancels the job is always told the truth.
 
-        A thread cannot be stopped: when its delivery is lost it keeps its worker until it ends,
-        lest the same job run twice here; at shutdown it is left behind.
+        Who cancels a job that is already interrupted has it ended for good. Where its delivery is
+        lost, the next one is met as cancelled.
+
+        A thread cannot be stopped: when it is cancelled, or its delivery is lost, it keeps its
+        worker until it ends, lest the same job run twice here; at shutdown it is left behind.
         """
-        if self.stopped is None:
+        interrupted = self.stopped in (StopReason.SHUTDOWN, StopReason.PAUSED)
+        if self.stopped is None or (interrupted and reason is StopReason.CANCELLED):
             self.stopped = reason
+        if self.asking is not None:
+            self.asking.cancel()
         if reason is StopReason.SHUTDOWN or not self.in_thread:
             self.scope.cancel()
 
@@ -60,7 +77,7 @@ async def perform(job: Job, running: Running, threads: trio.CapacityLimiter) -> 
     an outcome. What a job raises as it is cancelled, whichever scope that was, is no failure.
     """
     if running.stopped is not None:
-        return _stopped(running)
+        return stopped(running)
     try:
         with running.scope:
             if running.wait_turn is not None:
@@ -68,7 +85,7 @@ async def perform(job: Job, running: Running, threads: trio.CapacityLimiter) -> 
             if job.runs_in_thread:
                 return await _in_thread(job, running, threads)
             return await _in_task(job, running)
-        return _stopped(running)
+        return stopped(running)
     except BaseException as exc:
         # The handler stands outside the job's scope: what a job with its own nursery raises while
         # it is cancelled leaves the scope as a group without the scope's own cancellation.
@@ -97,8 +114,10 @@ async def _in_task(job: Job, running: Running) -> o.Outcome:
     if limit is not None:
         running.scope.deadline = trio.current_time() + limit
     result = await job.perform()
+    if running.stopped is StopReason.CANCELLED:
+        return stopped(running)  # Who cancelled it was told that it counts as cancelled.
     if limit is not None and running.stopped is None and running.scope.cancel_called:
-        return _stopped(running)  # It went on beyond its deadline, and took no notice.
+        return stopped(running)  # It went on beyond its deadline, and took no notice.
     return o.Succeeded(result)
 
 
@@ -116,17 +135,26 @@ async def _in_thread(job: Job, running: Running, threads: trio.CapacityLimiter) 
             raise
         error = exc
     if running.stopped is not None or trio.current_time() > latest:
-        return _stopped(running, error)
+        return stopped(running, error)
     return o.Succeeded(result)
 
 
-def _stopped(running: Running, cause: BaseException | None = None) -> o.Outcome:
-    """Say what it means that a job was stopped, or took too long."""
+def stopped(running: Running, cause: BaseException | None = None) -> o.Outcome:
+    """Say what it means that a job was stopped, or took too long.
+
+    Args:
+        running: The job.
+        cause: What it raised then.
+    """
     match running.stopped:
         case StopReason.SHUTDOWN:
             return o.Interrupted()
         case StopReason.LOST:
             return o.DeliveryLost()
+        case StopReason.CANCELLED:
+            return o.Cancelled()
+        case StopReason.PAUSED:
+            return o.Postponed()
         case None:
             error = JobTimeout(running.envelope.max_execution_time or math.nan)
             error.__cause__ = cause
@@ -136,7 +164,7 @@ def _stopped(running: Running, cause: BaseException | None = None) -> o.Outcome:
 def outcome_of(exc: BaseException, running: Running) -> o.Outcome:
     """Say what an exception that left a job means."""
     if running.stopped is not None or running.scope.cancel_called:
-        return _stopped(running, exc)
+        return stopped(running, exc)
     match leaf := _only_leaf(exc):
         case Retry(after=after):
             return o.RetryRequested(leaf, after)

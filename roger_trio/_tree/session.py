@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import itertools
 import logging
 from collections.abc import Callable
 from contextlib import suppress
@@ -53,7 +54,8 @@ class Intake:
 
     def __init__(self, prefetch: int, on_arrival: Callable[[], None]) -> None:
         size = prefetch * _QUEUES_CONSUMED
-        self._send, self._receive = trio.open_memory_channel[Delivery](size)
+        self._send, self._receive = trio.open_memory_channel[tuple[int, Delivery]](size)
+        self._arrivals = itertools.count()
         self._on_arrival = on_arrival
         self._untaken = 0
         self.idle = 0
@@ -67,22 +69,22 @@ class Intake:
     def put(self, delivery: Delivery) -> None:
         """Take a delivery from the bridge: neither blocks nor raises."""
         try:
-            self._send.send_nowait(delivery)
+            self._send.send_nowait((next(self._arrivals), delivery))
         except (trio.ClosedResourceError, trio.BrokenResourceError, trio.WouldBlock):
             _give_back(delivery)
         else:
             self._untaken += 1
             self._on_arrival()
 
-    async def take(self) -> Delivery:
-        """Wait for a delivery.
+    async def take(self) -> tuple[int, Delivery]:
+        """Wait for a delivery; return it with its number: they are counted as they come in.
 
         Raises:
             trio.EndOfChannel: The intake was closed and there are no more.
         """
-        delivery = await self._receive.receive()
+        taken = await self._receive.receive()
         self._untaken -= 1
-        return delivery
+        return taken
 
     def close(self) -> list[Delivery]:
         """Take no more; return what no worker has taken."""
@@ -90,7 +92,7 @@ class Intake:
         untaken: list[Delivery] = []
         with suppress(trio.EndOfChannel):
             while True:
-                untaken.append(self._receive.receive_nowait())
+                untaken.append(self._receive.receive_nowait()[1])
         self._untaken -= len(untaken)
         return untaken
 
@@ -251,12 +253,12 @@ class Session:
                 # A fresh context for each job: what one sets, the next must not see. It takes
                 # effect when the task resumes, and taking a delivery always suspends it.
                 task.context = self._context.copy()
-                delivery = await intake.take()
+                arrival, delivery = await intake.take()
                 intake.idle -= 1
                 if self._staff.is_overstaffed:  # The limit fell while it waited.
                     await self._worker.return_untouched((delivery,))
                 else:
-                    await self._worker.handle(delivery, self)
+                    await self._worker.handle(delivery, self, arrival)
                 intake.idle += 1
         except trio.EndOfChannel:
             pass

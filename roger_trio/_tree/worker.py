@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
@@ -14,14 +14,7 @@ from typing import Any, Final, Protocol, assert_never
 import attrs
 import trio
 
-from .._brokers.base import (
-    Broker,
-    BrokerError,
-    ConnectionLost,
-    Delivery,
-    Message,
-    PublishRefused,
-)
+from .._brokers.base import Broker, BrokerError, ConnectionLost, Delivery, Message
 from .._config import MAX_DELAY
 from .._jobs import buried, outcome as o, wire
 from .._jobs.callbacks import Callbacks, overridden
@@ -29,15 +22,15 @@ from .._jobs.context import AmbientClient, current_client, current_envelope
 from .._jobs.envelope import Envelope
 from .._jobs.job import Job
 from .._logs import log_job
+from .._state import operations as op
 from .._topology import QueueNames
 from .burial import BuriedLimit
-from .ending import log_end, message_of
-from .performing import Running, is_failure, perform
+from .control import SETTLE_TIMEOUT, Control, Verdict, new_attempt
+from .ending import is_forwarded, log_end, message_of, waiting_message
+from .performing import Running, StopReason, is_failure, perform, stopped
+from .settling import Settler
 
 logger = logging.getLogger("roger_trio.jobs")
-
-SETTLE_TIMEOUT: Final = 10.0
-"""Seconds that what must follow a job may take to be confirmed, also while the node stops."""
 
 _MAX_SURVIVORS: Final = 10_000
 """Ids of lost deliveries that are remembered at most; forgetting one counts a death too many."""
@@ -50,7 +43,10 @@ class WorkerSettings:
     partition: str
     queue: str
     names: QueueNames
+    waiting: str
+    """The broker queue of the jobs that wait for an execution key."""
     broker: Broker
+    control: Control
     client: AmbientClient
     callbacks: Callbacks
     retry_levels: tuple[float, ...]
@@ -74,23 +70,30 @@ class Worker:
 
     def __init__(self, settings: WorkerSettings) -> None:
         self._settings = settings
+        self._control = settings.control
+        self.view = settings.control.view
+        """What is known of the partition."""
+        self._settler = Settler(settings.broker, settings.names)
         self._hooks = overridden(settings.callbacks)
         # Plain functions run in as many threads as there are workers; that is their limit.
         self._threads = trio.CapacityLimiter(math.inf)
         self.running: set[Running] = set()
-        """The jobs that run now."""
+        """The jobs that run now, and those that wait for leave to."""
+        self.is_paused = False
+        """Whether no job must be started: those that wait for leave to are given back."""
         self._ended = trio.lowlevel.ParkingLot()
         self._limit = BuriedLimit(settings.broker, settings.names.buried, settings.max_buried)
         self._survived: set[str] = set()
         self._moving: set[str] = set()
         """Ids of jobs on their way to the redelivered ones, until the old delivery is settled."""
 
-    async def handle(self, delivery: Delivery, session: Origin) -> None:
+    async def handle(self, delivery: Delivery, session: Origin, arrival: int = 0) -> None:
         """Turn a delivery into an outcome and settle it.
 
         Args:
             delivery: The delivery.
             session: What brought it; kept with the running job.
+            arrival: Numbers the session's deliveries as they came in.
 
         Cancellation: a job that did not end is given back, and `trio.Cancelled` goes on.
         """
@@ -101,7 +104,7 @@ class Worker:
                 delivery.body,
                 partition=settings.partition,
                 queue=settings.queue,
-                redelivered=came_back,
+                redelivered=came_back and not is_forwarded(delivery),
                 started_at=datetime.now(UTC),
             )
         except wire.NotAJob as exc:
@@ -110,7 +113,7 @@ class Worker:
         current_envelope.set(envelope)
         current_client.set(settings.client)
         if not came_back or await self._admit(delivery, envelope, session):
-            await self._run(delivery, Running(envelope, session))
+            await self._run(delivery, Running(envelope, session, arrival), came_back=came_back)
 
     # Running...
 
@@ -130,7 +133,7 @@ class Worker:
             if each.queue == self._settings.names.redelivered and not each.redelivered:
                 suspects.append(each)
             else:
-                self._give_back(each)
+                self._settler.give_back(each)
         if not suspects:
             return
         # What comes back from there counts as a death, so it is sent there anew instead.
@@ -143,17 +146,35 @@ class Worker:
             for each in suspects:
                 each.ack() if sent else each.give_back()
 
-    async def _run(self, delivery: Delivery, running: Running) -> None:
+    async def _run(self, delivery: Delivery, running: Running, *, came_back: bool) -> None:
         envelope = running.envelope
-        if envelope.redelivered and self._copies(running):
+        if came_back and self._copies(running):
             running.wait_turn = partial(self._wait_turn, running)
         self.running.add(running)
         try:
-            job_type, outcome, state = await self._reach_outcome(delivery, running)
-            await self._conclude(delivery, envelope, job_type, outcome, state)
+            if (
+                not came_back
+                and envelope.queue_key is None
+                and envelope.execution_key is None
+                and envelope.id not in self.view.cancelled
+                and monotonic() < self.view.fresh_until
+            ) or await self._gain_leave(delivery, running):
+                job_type, outcome, state = await self._reach_outcome(delivery, running)
+                await self._conclude(delivery, running, job_type, outcome, state)
         finally:
             self.running.discard(running)
             self._ended.unpark_all()
+
+    def turn_away(self, reason: StopReason) -> None:
+        """Give back the jobs that wait for leave to start."""
+        for each in self.running:
+            if each.asking is not None:
+                each.stop(reason)
+
+    async def wait_ended(self, running: Running) -> None:
+        """Wait until all that follows a job has been done."""
+        while running in self.running:
+            await self._ended.park()
 
     def _copies(self, running: Running) -> list[Running]:
         """Find the same job, still running here though its delivery was lost."""
@@ -164,6 +185,70 @@ class Worker:
         while any(each.wait_turn is None for each in self._copies(running)):
             await self._ended.park()
         running.wait_turn = None
+
+    # Leave to start...
+
+    async def _gain_leave(self, delivery: Delivery, running: Running) -> bool:
+        """Find out whether a job may start; if not, see to it."""
+        verdict: Verdict | None = None
+        try:
+            with trio.CancelScope() as running.asking:
+                if not self.is_paused and running.stopped is None:
+                    verdict = await self._ask_leave(running)
+        except BrokerError as exc:  # The broker will never take the question.
+            await self._conclude(delivery, running, None, o.NotRunnable(exc), None)
+            return False
+        except BaseException:
+            await self._settler.abandon(delivery, running.envelope)
+            raise
+        finally:
+            running.asking = None
+        if running.stopped is None and self.is_paused:
+            running.stop(StopReason.PAUSED)
+        if running.stopped is not None and not isinstance(verdict, op.Finished):
+            await self._conclude(delivery, running, None, stopped(running), None)
+            return False
+        return await self._follow(delivery, running, verdict)
+
+    async def _ask_leave(self, running: Running) -> Verdict:
+        envelope = running.envelope
+        if running.wait_turn is not None:
+            await running.wait_turn()
+        await self.view.freshen()
+        if not self._control.needs_leave(envelope):
+            return op.Run()
+        running.attempt = new_attempt()
+        return await self._control.ask_leave(envelope, running.attempt, running.arrival)
+
+    async def _follow(self, delivery: Delivery, running: Running, verdict: Verdict | None) -> bool:
+        """Do what the coordinator has said; return whether the job is to be started."""
+        envelope, settler = running.envelope, self._settler
+        match verdict:
+            case op.Run():
+                self._control.finished.discard(envelope.id)
+                return True
+            case op.Wait():
+                message = waiting_message(envelope, self._settings.names.redelivered)
+                if await settler.publish(delivery, envelope, self._settings.waiting, message):
+                    settler.ack(delivery, envelope)
+            case op.Cancelled():
+                await self._conclude(delivery, running, None, o.Cancelled(), None)
+            case op.Finished():
+                text = "it has ended before; this copy of it is forgotten"
+                log_job(logger, logging.DEBUG, envelope, text)
+                settler.ack(delivery, envelope)
+            case op.Duplicate(job):
+                text = (
+                    "not started: its queue key %r went to job %s, as its own enqueue was never "
+                    "confirmed"
+                )
+                log_job(logger, logging.WARNING, envelope, text, envelope.queue_key, job)
+                settler.ack(delivery, envelope)
+            case None:
+                await settler.abandon(delivery, envelope)
+            case _:
+                assert_never(verdict)
+        return False
 
     async def _reach_outcome(
         self, delivery: Delivery, running: Running
@@ -177,12 +262,14 @@ class Worker:
             try:
                 job = envelope.load()
             except Exception as exc:  # noqa: BLE001 -- the user's own checks may raise anything
+                if running.stopped is StopReason.CANCELLED:
+                    return None, stopped(running), state
                 return None, o.NotRunnable(exc), state
             job_type = type(job)
             started = monotonic()
             outcome = await perform(job, running, self._threads)
         except BaseException:
-            await self._abandon(delivery, envelope)
+            await self._settler.abandon(delivery, envelope)
             raise
         if logger.isEnabledFor(logging.INFO) and isinstance(outcome, o.Succeeded):
             seconds = monotonic() - started
@@ -194,29 +281,51 @@ class Worker:
     async def _conclude(
         self,
         delivery: Delivery,
-        envelope: Envelope,
+        running: Running,
         job_type: type[Job] | None,
         outcome: o.Outcome,
         state: Any,
     ) -> None:
-        """Do what follows from an outcome: publish, call back, settle. In this order.
+        """Do what follows from an outcome: publish, tell, call back, settle. In this order.
 
         So a crash on the way repeats a callback or a job rather than skipping it. Once what must
         follow is confirmed, nothing keeps the delivery from being settled.
         """
-        settlement = self._decide(envelope, job_type, outcome)
+        envelope = running.envelope
+        # Who cancels the job from here on is told how it ended: nothing was awaited since.
+        settlement = running.settlement = self._decide(envelope, job_type, outcome)
         log_end(envelope, outcome, settlement)
         if isinstance(settlement, o.GiveBack):
-            await self._abandon(delivery, envelope)
+            await self._settler.abandon(delivery, envelope)
         elif isinstance(settlement, o.LeaveAlone):
             pass
-        elif await self._publish_what_follows(delivery, envelope, settlement):
+        elif isinstance(settlement, o.Conclude):
+            await self._conclude_cancelled(delivery, running)
+        elif await self._publish_what_follows(delivery, running, settlement):
+            if o.is_over(settlement):
+                self._control.finished.add(envelope.id)
             try:
                 await self._call_back(envelope, outcome, settlement, state)
             finally:
-                self._ack(delivery, envelope)
+                self._settler.ack(delivery, envelope)
             if isinstance(settlement, o.PutAway):
                 await self._limit.enforce()
+
+    async def _conclude_cancelled(self, delivery: Delivery, running: Running) -> None:
+        """See whether this is the first to meet the end of a cancelled job; settle it."""
+        envelope = running.envelope
+        is_first = await self._control.conclude(envelope, running.attempt or new_attempt())
+        if is_first is None:
+            text = "cancelled, but that could not be noted; it is given back, and met again"
+            log_job(logger, logging.ERROR, envelope, text)
+            await self._settler.abandon(delivery, envelope)
+            return
+        self._control.finished.add(envelope.id)
+        try:
+            if is_first:
+                await self._call("on_cancel", envelope)
+        finally:
+            self._settler.ack(delivery, envelope)
 
     def _decide(
         self, envelope: Envelope, job_type: type[Job] | None, outcome: o.Outcome
@@ -230,50 +339,48 @@ class Worker:
         )
 
     async def _publish_what_follows(
-        self, delivery: Delivery, envelope: Envelope, settlement: o.Settlement
+        self, delivery: Delivery, running: Running, settlement: o.Settlement
     ) -> bool:
-        """Publish the retry or the burial; return whether the delivery may be settled."""
-        names = self._settings.names
+        """Publish the retry or the burial, and free the job's keys; return whether to settle it.
+
+        A job that comes back frees its execution key first, as it may be back at once; one that is
+        over does it last, as from then on its copies are forgotten.
+        """
+        names, settler, envelope = self._settings.names, self._settler, running.envelope
         match settlement:
             case o.RunAgain(delay, retry_count):
+                if not await self._free_keys(delivery, running, self._control.requeue):
+                    return False
                 again = attrs.evolve(envelope, retry_count=retry_count, deaths=0)
                 message, wait = message_of(again), min(delay, MAX_DELAY)
-                return await self._publish(delivery, envelope, names.work, message, delay=wait)
+                return await settler.publish(delivery, envelope, names.work, message, delay=wait)
             case o.PutAway(error):
                 forms = [message_of(envelope, each) for each in buried.errors_of(error)]
-                return await self._publish(delivery, envelope, names.buried, *forms)
-            case o.Finish() | o.LeaveAlone() | o.GiveBack():
+                if not await settler.publish(delivery, envelope, names.buried, *forms):
+                    return False
+                return await self._free_keys(delivery, running, self._control.release)
+            case o.Finish():
+                return await self._free_keys(delivery, running, self._control.release)
+            case o.Conclude() | o.LeaveAlone() | o.GiveBack():
                 return True
             case _:
                 assert_never(settlement)
 
-    async def _publish(
+    async def _free_keys(
         self,
         delivery: Delivery,
-        envelope: Envelope,
-        queue: str,
-        *messages: Message,
-        delay: float = 0.0,
+        running: Running,
+        tell: Callable[[Envelope, str], Awaitable[str]],
     ) -> bool:
-        """Publish within `SETTLE_TIMEOUT`, else give the delivery back: nothing is lost.
-
-        Of several messages the first one counts that the broker takes.
-        """
-        trouble: object = f"it was not confirmed within {SETTLE_TIMEOUT:g} s"
-        with trio.move_on_after(SETTLE_TIMEOUT, shield=True):
-            for message in messages:
-                try:
-                    await self._settings.broker.publish(queue, message, delay=delay)
-                    return True
-                except PublishRefused as exc:
-                    trouble = exc
-                except BrokerError as exc:
-                    trouble = exc
-                    break
-        text = "cannot go on to queue %r (%s); it is given back and runs again"
-        log_job(logger, logging.ERROR, envelope, text, queue, trouble)
-        self._give_back(delivery)
-        return False
+        """Tell the coordinator of the end of a job that has a key, else give the delivery back."""
+        envelope = running.envelope
+        if envelope.queue_key is None and envelope.execution_key is None:
+            return True
+        trouble = await tell(envelope, running.attempt)
+        if trouble:
+            text = f"its keys cannot be freed ({trouble})"
+            self._settler.give_up(delivery, envelope, text)
+        return not trouble
 
     async def _call_back(
         self, envelope: Envelope, outcome: o.Outcome, settlement: o.Settlement, state: Any
@@ -301,26 +408,6 @@ class Worker:
             log_job(logger, logging.ERROR, envelope, "the callback %s failed", hook, error=exc)
             return None
 
-    # Settling...
-
-    def _ack(self, delivery: Delivery, envelope: Envelope) -> None:
-        try:
-            delivery.ack()
-        except ConnectionLost:
-            text = "its connection is gone before it could be settled, so it will run again"
-            log_job(logger, logging.WARNING, envelope, text)
-
-    def _give_back(self, delivery: Delivery) -> None:
-        with suppress(ConnectionLost):  # Then the broker takes it back by itself.
-            delivery.give_back()
-
-    async def _abandon(self, delivery: Delivery, envelope: Envelope) -> None:
-        """Give back a job that did not end, without spending an attempt or counting a death."""
-        if delivery.queue != self._settings.names.redelivered:
-            self._give_back(delivery)
-        elif await self._publish(delivery, envelope, delivery.queue, message_of(envelope)):
-            self._ack(delivery, envelope)
-
     # What was handed out before, or is no job...
 
     async def _admit(self, delivery: Delivery, envelope: Envelope, session: Origin) -> bool:
@@ -341,7 +428,9 @@ class Worker:
                 again = attrs.evolve(envelope, deaths=deaths)
                 await self._move(delivery, again, session)
             case o.PutAway(error):
-                await self._conclude(delivery, envelope, None, o.BuryRequested(error), None)
+                is_cancelled = envelope.id in self.view.cancelled
+                outcome = o.Cancelled() if is_cancelled else o.BuryRequested(error)
+                await self._conclude(delivery, Running(envelope, session), None, outcome, None)
             case _:
                 assert_never(admission)
         return False
@@ -355,8 +444,8 @@ class Worker:
         self._moving.add(envelope.id)
         try:
             redelivered = self._settings.names.redelivered
-            if await self._publish(delivery, envelope, redelivered, message_of(envelope)):
-                self._ack(delivery, envelope)
+            if await self._settler.publish(delivery, envelope, redelivered, message_of(envelope)):
+                self._settler.ack(delivery, envelope)
                 with trio.move_on_after(SETTLE_TIMEOUT, shield=True):
                     await session.flush()
         finally:
@@ -369,7 +458,7 @@ class Worker:
             while envelope.id in self._moving:
                 await self._ended.park()
         except trio.Cancelled:
-            await self._abandon(delivery, envelope)
+            await self._settler.abandon(delivery, envelope)
             raise
 
     async def _bury_foreign(self, delivery: Delivery, error: wire.NotAJob) -> None:
@@ -383,9 +472,9 @@ class Worker:
             for each in buried.errors_of(error)
         ]
         log_job(logger, logging.ERROR, envelope, "buried, as it is not a job: %s", error.reason)
-        if await self._publish(delivery, envelope, settings.names.buried, *forms):
+        if await self._settler.publish(delivery, envelope, settings.names.buried, *forms):
             try:
                 await self._call("on_buried", envelope, error, None)
             finally:
-                self._ack(delivery, envelope)
+                self._settler.ack(delivery, envelope)
             await self._limit.enforce()

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, NoReturn, cast
 
 import attrs
@@ -22,10 +23,15 @@ from roger_trio._brokers.base import (
     QueueMissing,
     QueueSpec,
 )
+from roger_trio._control.gathering import Asker
+from roger_trio._control.view import View
 from roger_trio._jobs import wire
 from roger_trio._jobs.codec import encode_args
 from roger_trio._jobs.job import Job
-from roger_trio._topology import QueueNames
+from roger_trio._state import operations as op
+from roger_trio._topology import PartitionNames, QueueNames
+from roger_trio._tree.control import Control
+from roger_trio._tree.membership import Membership
 from roger_trio._tree.worker import Worker, WorkerSettings
 
 NAMES = QueueNames.of("", "myapp", "default")
@@ -275,7 +281,9 @@ def make_worker(broker: FakeBroker, queue: str = "default", **options: Any) -> W
         "partition": "myapp",
         "queue": queue,
         "names": QueueNames.of("", "myapp", queue),
+        "waiting": PartitionNames.of("", "myapp").waiting,
         "broker": cast("Broker", broker),
+        "control": make_control(),
         "client": NoClient(),
         "callbacks": roger.Callbacks(),
         "retry_levels": (1.0,),
@@ -284,6 +292,74 @@ def make_worker(broker: FakeBroker, queue: str = "default", **options: Any) -> W
         **options,
     }
     return Worker(WorkerSettings(**settings))
+
+
+def make_control(desk: Desk | None = None) -> Control:
+    """Make what the workers of myapp share, on a node called one."""
+    desk = desk or Desk()
+    view = View("myapp", desk.sync)
+    return Control("myapp", "one", desk, desk, view)
+
+
+def make_membership(broker: FakeBroker, desk: Desk | None = None) -> Membership:
+    """Make the part of myapp in a cluster whose coordinator is elsewhere."""
+    return Membership(
+        make_control(desk), Elsewhere(), desk or Desk(), cast("Broker", broker), lambda: None
+    )
+
+
+class Elsewhere:
+    """A coordinator whose turn never comes."""
+
+    def __init__(self) -> None:
+        self.stopping = trio.Event()
+
+    async def run(self) -> None:
+        await self.stopping.wait()
+
+    def stop(self) -> None:
+        self.stopping.set()
+
+
+class Desk:
+    """A coordinator that lets every job start, and the inbox it is asked from."""
+
+    inbox = "inbox.one"
+
+    def __init__(self) -> None:
+        self.asked: list[op.Operation] = []
+        self.told: list[op.Operation] = []
+        self.replies: list[tuple[Asker, Mapping[str, Any]]] = []
+        self.synced = op.Synced(0, (), ())
+        self.answers: list[op.Answer] = []
+        """What to answer; then: `Run`."""
+
+    async def sync(self) -> op.Synced:
+        await trio.lowlevel.checkpoint()
+        return self.synced
+
+    async def ask(self, partition: str, operation: op.Operation) -> op.Answer:
+        await trio.lowlevel.checkpoint()
+        self.asked.append(operation)
+        if isinstance(operation, op.Conclude):
+            return op.First(is_first=True)
+        return self.answers.pop(0) if self.answers else op.Run()
+
+    def post(self, partition: str, operation: op.Operation) -> Callable[[], Awaitable[op.Answer]]:
+        return partial(self.ask, partition, operation)
+
+    async def tell(self, partition: str, *operations: op.Operation) -> None:
+        await trio.lowlevel.checkpoint()
+        self.told.extend(operations)
+
+    async def ask_inbox(
+        self, inbox: str, question: Mapping[str, Any], *, timeout: float
+    ) -> Mapping[str, Any]:
+        await trio.lowlevel.checkpoint()
+        return {"ended": True}
+
+    def reply_soon(self, asker: Asker, reply: Mapping[str, Any]) -> None:
+        self.replies.append((asker, reply))
 
 
 class NoClient:

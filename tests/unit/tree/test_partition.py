@@ -17,8 +17,10 @@ import roger_trio as roger
 from roger_trio._brokers.base import Broker, QueueRefused, QueueSpec
 from roger_trio._topology import QueueNames
 from roger_trio._tree.consumer import QueueConsumer
-from roger_trio._tree.partition import CLEAN_UP_TIMEOUT, Partition, diff
-from tests.unit.tree.fakes import FakeBroker, FakeChannel, make_worker
+from roger_trio._tree.control import Control
+from roger_trio._tree.membership import CLEAN_UP_TIMEOUT
+from roger_trio._tree.partition import Partition, diff
+from tests.unit.tree.fakes import FakeBroker, FakeChannel, make_membership, make_worker
 
 Clock = trio.testing.MockClock
 TIMEOUT = 30.0
@@ -73,12 +75,14 @@ def make(broker: FakeBroker, wanted: Mapping[str, int]) -> Partition:
     ended.clear()
     cancelled.clear()
 
-    def make_consumer(partition: str, queue: str, max_workers: int) -> QueueConsumer:
+    def make_consumer(
+        partition: str, queue: str, max_workers: int, control: Control
+    ) -> QueueConsumer:
         names = QueueNames.of("", partition, queue)
-        worker = make_worker(broker, queue)
-        return QueueConsumer(cast("Broker", broker), names, worker, max_workers)
+        worker = make_worker(broker, queue, control=control)
+        return QueueConsumer(cast("Broker", broker), queue, names, worker, max_workers)
 
-    return Partition("myapp", wanted, make_consumer, TIMEOUT)
+    return Partition("myapp", wanted, make_consumer, make_membership(broker), TIMEOUT)
 
 
 @contextlib.asynccontextmanager
