@@ -26,5 +26,5 @@ def make_broker(config: Config, *, name: str, consumes: bool) -> Broker:
     from .embedded.open import open_memory_broker, open_sqlite_broker
 
     if isinstance(broker, SqliteConfig):
-        return open_sqlite_broker(broker.path)
-    return open_memory_broker()
+        return open_sqlite_broker(broker.path, config.prefix)
+    return open_memory_broker(config.prefix)

@@ -51,15 +51,22 @@ class EmbeddedBroker:
         presence: Who else uses the database.
         now: The clock of delays, in seconds; the same for all who use the database.
         where: What errors and logs call it.
+        prefix: The cluster's prefix, which keeps its topics apart from those of others.
     """
 
     def __init__(
-        self, runner: Runner, presence: Presence, now: Callable[[], float], where: str
+        self,
+        runner: Runner,
+        presence: Presence,
+        now: Callable[[], float],
+        where: str,
+        prefix: str = "",
     ) -> None:
         self._runner = runner
         self._presence = presence
         self._now = now
         self._where = where
+        self._prefix = prefix
         self._listeners = Listeners()
         hand_out = self._listeners.hand_out
         self._pump = Pump(runner, now, presence.name, hand_out, self._report_overdue, where)
@@ -305,9 +312,14 @@ class EmbeddedBroker:
     async def broadcast(self, topic: str, body: bytes) -> bool:
         """Hand `body` to everybody who listens to `topic` now; see `Broker`."""
         self.check_size(body)
-        audience = await self._call(lambda engine: engine.post.broadcast(topic, body))
+        full = self.full_topic(topic)
+        audience = await self._call(lambda engine: engine.post.broadcast(full, body))
         self._report_overdue(audience.overdue)
         return any(map(self._presence.lives, audience.listening))
+
+    def full_topic(self, topic: str) -> str:
+        """Return what the database knows a topic of our cluster by."""
+        return f"{self._prefix}{topic}"
 
     def _report_overdue(self, processes: Collection[str]) -> None:
         """Say once of each process that it misses broadcasts."""
@@ -319,7 +331,7 @@ class EmbeddedBroker:
     @asynccontextmanager
     async def listen(self, *topics: str) -> AsyncGenerator[trio.MemoryReceiveChannel[bytes]]:
         """Receive what is broadcast to any of `topics` from now on; see `Broker`."""
-        each_once = tuple(dict.fromkeys(topics))
+        each_once = tuple(dict.fromkeys(map(self.full_topic, topics)))
         name = self._presence.name
         await self._wait_open()
         listener = self._listeners.add(each_once)

@@ -141,6 +141,10 @@ class Servant(Protocol):
         """Raise `MessageTooLarge` if the database would not keep such a body."""
         ...
 
+    def full_topic(self, topic: str) -> str:
+        """Return what the database knows a topic by."""
+        ...
+
     async def wait_settled(self) -> None:
         """Wait until every settlement so far is committed."""
         ...
@@ -204,7 +208,7 @@ class EmbeddedChannel:
         """
         self.check_open()
         self._servant.check_size(body)
-        self.pile.said.append(Broadcast(topic, body))
+        self.pile.said.append(Broadcast(self._servant.full_topic(topic), body))
         self._servant.stir()
 
     def take_pile(self) -> Pile:

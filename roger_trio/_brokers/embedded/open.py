@@ -31,11 +31,13 @@ class Memory:
     def _tell(self) -> None:
         self.changed.unpark_all()
 
-    def open_broker(self) -> EmbeddedBroker:
+    def open_broker(self, prefix: str = "") -> EmbeddedBroker:
         """Make a broker on it."""
         # By a method of ours, so that the database is there for as long as the broker is.
         runner = InlineRunner(self.engine, self._tell)
-        return EmbeddedBroker(runner, RunPresence(self.present), trio.current_time, "memory:")
+        return EmbeddedBroker(
+            runner, RunPresence(self.present), trio.current_time, "memory:", prefix
+        )
 
 
 _memory: trio.lowlevel.RunVar[Memory] = trio.lowlevel.RunVar("roger_trio_memory")
@@ -58,15 +60,18 @@ def memory_of_this_run() -> Memory:
     return memory
 
 
-def open_memory_broker() -> EmbeddedBroker:
+def open_memory_broker(prefix: str = "") -> EmbeddedBroker:
     """Make a broker in memory: without file or thread, on Trio's clock.
 
     All of one `trio.run` share their jobs, so that a client finds a node; the jobs end with it.
+
+    Args:
+        prefix: The cluster's prefix.
     """
-    return memory_of_this_run().open_broker()
+    return memory_of_this_run().open_broker(prefix)
 
 
-def open_sqlite_broker(path: str) -> EmbeddedBroker:
+def open_sqlite_broker(path: str, prefix: str = "") -> EmbeddedBroker:
     """Make a broker on a file, shared by any number of processes of one machine.
 
     It is durable: what was confirmed is in the file, synced, and survives ``kill -9`` and power
@@ -74,8 +79,9 @@ def open_sqlite_broker(path: str) -> EmbeddedBroker:
 
     Args:
         path: The file; made if it is not there. Its folder must be there, and writable.
+        prefix: The cluster's prefix.
     """
     where = f"sqlite:{path}"
     clock = SharedClock()
     runner = ThreadRunner(lambda: open_file(path, clock), where)
-    return EmbeddedBroker(runner, FilePresence(path), clock.now, where)
+    return EmbeddedBroker(runner, FilePresence(path), clock.now, where, prefix)

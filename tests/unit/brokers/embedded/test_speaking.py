@@ -22,7 +22,7 @@ SPECS = (
     QueueSpec(name="single", single_active=True),
     QueueSpec(name="f", forwards=True),
 )
-OpenBroker = Callable[[], EmbeddedBroker]
+OpenBroker = Callable[..., EmbeddedBroker]
 
 
 @pytest.fixture(params=["memory", "sqlite"])
@@ -30,7 +30,7 @@ def open_broker(request: pytest.FixtureRequest, tmp_path: Path) -> OpenBroker:
     """Return what makes brokers over the same queues."""
     if request.param == "memory":
         return open_memory_broker
-    return lambda: open_sqlite_broker(str(tmp_path / "roger.db"))
+    return lambda prefix="": open_sqlite_broker(str(tmp_path / "roger.db"), prefix)
 
 
 @pytest.fixture
@@ -259,3 +259,25 @@ async def listen(broker: EmbeddedBroker, task_status: trio.TaskStatus[None]) -> 
     async with broker.listen("t"):
         task_status.started()
         await trio.sleep_forever()
+
+
+async def test_clusters_do_not_hear_each_other(
+    broker: EmbeddedBroker, open_broker: OpenBroker
+) -> None:
+    """What is said in a cluster with another prefix is not heard here."""
+    foreign = open_broker("other.")
+    async with trio.open_nursery() as nursery:
+        await nursery.start(foreign.run)
+        async with (
+            broker.listen("t") as heard,
+            foreign.open_channel(speaks=True) as there,
+            broker.open_channel(speaks=True) as here,
+        ):
+            assert not await foreign.broadcast("t", b"foreign")
+            there.say("t", b"foreign too")
+            await there.flush()
+            here.say("t", b"ours")
+            assert await heard.receive() == b"ours"
+            assert await broker.broadcast("t", b"ours again")
+            assert await heard.receive() == b"ours again"
+        nursery.cancel_scope.cancel()
