@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Final, TypeVar
@@ -49,6 +50,7 @@ class ClientBase:
         self._broker = broker
         self._given_controls = controls
         self._control_nursery = nursery
+        self._nonces = itertools.count()
 
     # What a node answers itself...
 
@@ -116,6 +118,10 @@ class ClientBase:
             self._given_controls = Controls(self._broker, self._config.prefix)
             self._control_nursery.start_soon(self._given_controls.run)
         return self._given_controls
+
+    def _new_nonce(self) -> str:
+        """Make what tells one operation of this client from all others."""
+        return f"{self._controls.bus.inbox}.{next(self._nonces)}"
 
     async def _flush_controls(self, timeout: float) -> None:
         """Give what was told in the background a moment to reach the broker."""

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from functools import cached_property
 
 import trio
 
@@ -26,14 +24,6 @@ class Held:
 
 class Claiming(ClientBase):
     """What enqueueing and replaying do about keys."""
-
-    @cached_property
-    def _nonces(self) -> itertools.count[int]:
-        return itertools.count()
-
-    def _new_nonce(self) -> str:
-        """Make what tells one claim from all others."""
-        return f"{self._controls.bus.inbox}.{next(self._nonces)}"
 
     @contextmanager
     def _withdrawing(

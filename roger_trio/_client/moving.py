@@ -231,7 +231,10 @@ class Moving(Claiming):
             with self._looking(partition, queue):
                 async with self._broker.browse(broker_queue, min(_PAGE, left - purged)) as page:
                     envelopes = [read(each, partition, queue) for each in page]
-                    keyed = [Release(each.id) for each in envelopes if has_key(each)]
+                    # Each as an attempt of its own, so that a copy that runs keeps its keys.
+                    keyed = [
+                        Release(each.id, self._new_nonce()) for each in envelopes if has_key(each)
+                    ]
                     if keyed:
                         await self._controls.courier.tell(partition, *keyed)
                     for each in page:

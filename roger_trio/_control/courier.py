@@ -13,7 +13,7 @@ import logging
 import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Final
+from typing import Final, NoReturn
 
 import attrs
 import trio
@@ -122,6 +122,7 @@ class _Lane:
         self._nap = trio.CancelScope()
         self._is_napping = False
         self._is_sending = False
+        self._is_closed = False
         self._idle = trio.lowlevel.ParkingLot()
 
     def add(self, call: _Call) -> None:
@@ -147,12 +148,20 @@ class _Lane:
             self._nap.deadline = math.inf
 
     async def flush(self) -> None:
-        """Wait until the broker keeps all that came up."""
-        while self._asking or self._is_sending:
+        """Wait until the broker keeps all that came up, or this lane is closed."""
+        while (self._asking or self._is_sending) and not self._is_closed:
             await self._idle.park()
 
     async def run(self) -> None:
-        await self._bus.wait_listening()  # Else the answers would be missed.
+        self._is_closed = False
+        try:
+            await self._bus.wait_listening()  # Else the answers would be missed.
+            await self._run()
+        finally:
+            self._is_closed = True
+            self._idle.unpark_all()
+
+    async def _run(self) -> NoReturn:
         while True:
             if self._asking:
                 await self._send_next()
@@ -342,9 +351,7 @@ class Courier:
                 await call.wait()
             finally:
                 call.is_over = True
-            answer = call.answers[0]
-            assert answer is not None
-            return answer
+            return next(answer for answer in call.answers if answer is not None)
 
         return wait
 
@@ -368,7 +375,7 @@ class Courier:
         self._lane(partition).add(_Call(operations))
 
     async def flush(self) -> None:
-        """Wait until the broker keeps all that has been told."""
+        """Wait until the broker keeps all that has been told, or `run` has ended."""
         for lane in list(self._lanes.values()):
             await lane.flush()
 

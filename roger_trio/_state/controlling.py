@@ -22,14 +22,17 @@ from .operations import (
     PausedQueues,
     Purged,
     PurgeKeyless,
+    PurgeWaiting,
     QueuePaused,
     QueueResumed,
     Recorded,
+    Release,
     Resume,
     Sync,
     Synced,
 )
 from .queue_keys import Hold
+from .starting import release
 from .turns import Turn
 
 
@@ -100,6 +103,19 @@ def purge(draft: Draft, op: PurgeKeyless) -> Purged | None:
         return Purged(None)
     draft.purge = op.queue
     return None
+
+
+def purge_waiting(draft: Draft, op: PurgeWaiting) -> Purged:
+    """End the jobs of a queue that wait for an execution key."""
+    waiting = [
+        job
+        for turn in draft.memory.turns.turns.values()
+        for job, waiter in (turn.waiters or {}).items()
+        if waiter.queue == op.queue
+    ]
+    for job in waiting:
+        release(draft, Release(job))
+    return Purged(len(waiting))
 
 
 def sync(draft: Draft, op: Sync) -> Synced:

@@ -139,6 +139,7 @@ _RULES: Final[dict[type[Any], Callable[[Draft, Any], Answer | None]]] = {
     o.ListKeys: controlling.list_keys,
     o.FreeKey: controlling.free_key,
     o.PurgeKeyless: controlling.purge,
+    o.PurgeWaiting: controlling.purge_waiting,
     o.Sync: controlling.sync,
     o.Leave: controlling.leave,
     o.Gone: controlling.bury_inbox,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, cast
 
 import attrs
 import pytest
@@ -84,6 +84,22 @@ class Keyed(roger.Job, name="client:Keyed"):
         """Do nothing."""
 
 
+class BadKey(roger.Job, name="client:BadKey"):
+    """A job with a key that is none."""
+
+    which: str
+
+    def queue_key(self) -> str | None:
+        """Give what is no key."""
+        if self.which == "fail":
+            raise ZeroDivisionError("oh")
+        bad: Any = {"number": 7, "half": "\ud800"}[self.which]
+        return cast("str", bad)
+
+    async def perform(self) -> None:
+        """Do nothing."""
+
+
 class Anywhere(roger.Job, name="client:Anywhere"):
     """A job that chooses its queue, or something that is none."""
 
@@ -131,9 +147,13 @@ REFUSED: dict[str, tuple[object, dict[str, Any], str]] = {
     "an argument that does not fit": (say.job(5), {}, "client:say: text: expected text, got 5"),  # type: ignore[arg-type]
     "an int beyond JSON's": (Count(2**64), {}, "client:Count: number: "),
     "half a character": (say.job("\ud800"), {}, "client:say: "),
-    "a queue key": (Keyed("queue_key", "k"), {}, "Keyed: queue_key: expected None.*got 'k'"),
-    "an empty queue key": (Keyed("queue_key", ""), {}, "queue_key: expected None"),
-    "an execution key": (Keyed("execution_key", "k"), {}, "execution_key: expected None.*got 'k'"),
+    "an empty queue key": (Keyed("queue_key", ""), {}, "Keyed: queue_key: expected None or .*''"),
+    "an empty execution key": (Keyed("execution_key", ""), {}, "Keyed: execution_key: expected"),
+    "a key too long": (Keyed("queue_key", "k" * 1001), {}, "queue_key: .*1 to 1000 bytes"),
+    "a key too long in UTF-8": (Keyed("queue_key", "\N{SNOWMAN}" * 334), {}, "1 to 1000 bytes"),
+    "a key that is a number": (BadKey("number"), {}, "BadKey: queue_key: expected None or.*got 7"),
+    "half a character as a key": (BadKey("half"), {}, "BadKey: queue_key: expected None or"),
+    "a key that fails": (BadKey("fail"), {}, "BadKey: queue_key: .* got ZeroDivisionError: oh"),
 }
 BAD_IDS: dict[str, Any] = {
     "empty": "",

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
+from typing import Any
 
 import pytest
 import trio
@@ -29,6 +31,10 @@ async def client_bus(broker: Broker) -> AsyncGenerator[Bus]:
         yield here.bus
 
 
+def _introduce(name: str, question: Mapping[str, Any]) -> dict[str, object]:
+    return {"I am": name, "to": question["ask"]}
+
+
 async def test_without_nodes_nobody_is_waited_for() -> None:
     """At once, and nobody is told not to answer."""
     with trio.fail_after(1):
@@ -43,7 +49,7 @@ async def test_a_client_waits_for_all_nodes_and_no_longer() -> None:
         async with memory_broker() as broker, contextlib.AsyncExitStack() as stack:
             for name in "abc":
                 bus = await stack.enter_async_context(node_bus(broker, name))
-                replying(bus, lambda question, name=name: {"I am": name, "to": question["ask"]})
+                replying(bus, functools.partial(_introduce, name))
             client = await stack.enter_async_context(client_bus(broker))
             found = await client.ask_nodes(QUESTION)
     assert found.replies == {name: {"I am": name, "to": "how"} for name in "abc"}
