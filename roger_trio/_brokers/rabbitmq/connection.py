@@ -77,7 +77,8 @@ class Connection:
             raise self.transport.lost
         # A blocked connection is not read: waiting long for an answer is in vain.
         timeout = _CLOSE_TIMEOUT if self.transport.blocked is not None else self._patience
-        with trio.move_on_after(timeout, shield=True):
+        with trio.move_on_after(timeout, shield=True) as scope:
+            self.transport.calls.add(scope)
             try:
                 answer = await self._loop.run_aio_coroutine(_run(fn, *args, **kwargs))
                 return cast("T", answer)
@@ -86,6 +87,10 @@ class Connection:
                 if error is None:
                     raise
                 raise error from exc
+            finally:
+                self.transport.calls.discard(scope)
+        if self.transport.lost is not None:
+            raise self.transport.lost
         silent = f"the broker did not answer within {timeout:g} s"
         self.transport.abort(silent)
         raise ConnectionLost(silent)

@@ -98,6 +98,8 @@ class Transport:
         reader, where it would log tracebacks, but is closed by the connection's owner."""
         self.blocked: str | None = None
         """Why the broker takes no publishes at the moment, if it does not."""
+        self.calls: set[trio.CancelScope] = set()
+        """Of calls that await an answer; aiormq forgets to end those that had just begun."""
 
     # Running...
 
@@ -140,6 +142,8 @@ class Transport:
         for channel in list(self._channels.values()):
             channel.connection_lost(error)
         self._channels.clear()
+        for call in self.calls:
+            call.cancel()
         self._room.unpark_all()
         self._progress.unpark_all()
         self._ended.set()
