@@ -31,7 +31,7 @@ class Picky(Recorder):
 BATCHES: list[list[Change]] = [
     [KeyTaken("käse\n\0 🧀/", "j1", "default", 1.5, "n1", "inbox")],
     [],
-    [KeyConfirmed("k"), Started("j1", "node", "inbox", "a1")],
+    [KeyConfirmed("k"), Started("j1", "node", "inbox", "a1", 1.0)],
     [Paused("default"), Joined("inbox", "node", "host")],
     [KeyConfirmed("last")],
 ]

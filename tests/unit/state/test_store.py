@@ -328,9 +328,15 @@ async def test_the_marker_and_a_users_own() -> None:
 
 async def test_what_is_told_of_persisters() -> None:
     """Which of them other hosts cannot reach, and which can append."""
+    own = Plain()
     found = {
         type(bound).__name__: (Store(bound, "p").stays_on_host, isinstance(bound, JournalPersister))
-        for bound in map(bind, (FilePersister("x"), MemoryPersister(), BrokerPersister(), Plain()))
+        for bound in [
+            bind(FilePersister("x")),
+            bind(MemoryPersister()),
+            bind(BrokerPersister()),
+            bind(own),
+        ]
     }
     assert found == {
         "FilePersister": (True, True),
