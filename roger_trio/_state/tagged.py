@@ -77,10 +77,11 @@ class Tagged(Generic[V]):
         """
         if type(packed) is not list or not packed or type(packed[0]) is not str:
             raise Mismatch(f"not a list that begins with a tag: {short_repr(packed)}")
-        unpack = self._unpacks.get(packed[0])
+        tag, *fields = packed
+        unpack = self._unpacks.get(tag)
         if unpack is None:
-            raise Mismatch(f"unknown tag {short_repr(packed[0])}")
-        value: V = unpack(packed[1:])
+            raise Mismatch(f"unknown tag {short_repr(tag)}")
+        value: V = unpack(fields)
         return value
 
 

@@ -75,7 +75,11 @@ def test_what_is_written_is_read(message: wire.Message) -> None:
 )
 def test_every_class_is_known(kind: str, union: Any) -> None:
     """No operation, answer or event is left out."""
-    tables = {"ops": wire._OPERATIONS, "answers": wire._ANSWERS, "event": wire._EVENTS}
+    tables: dict[str, Any] = {
+        "ops": wire._OPERATIONS,
+        "answers": wire._ANSWERS,
+        "event": wire._EVENTS,
+    }
     assert set(tables[kind]._unpacks) == {cls.__name__ for cls in typing.get_args(union)}
 
 
@@ -90,7 +94,7 @@ def test_the_form_of_messages() -> None:
         "ops": [["Start", "1", "q", None, "e", "n", "i", "", ""]],
     }
     keys = Keys((HeldKey("k", "queue", "1", "q", 1.5, None, 0),))
-    answers = [Run(), Recorded((("n", "i"),)), keys]
+    answers: list[Answer] = [Run(), Recorded((("n", "i"),)), keys]
     assert orjson.loads(wire.encode(wire.Answers("p", 7, answers))) == {
         "roger": 1,
         "kind": "answers",

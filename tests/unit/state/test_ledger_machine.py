@@ -251,10 +251,10 @@ class World(RuleBasedStateMachine):
         if any(attempt.job is job and attempt.node == node for attempt in self.running):
             self.queued.append(job)  # the node itself knows
             return
-        if self.begin(job, node) and dies:
+        if self.begin(job, node, dies=dies) and dies:
             self.queued.append(job)
 
-    def begin(self, job: Model, node: str) -> bool:
+    def begin(self, job: Model, node: str, *, dies: bool) -> bool:
         """Ask whether a job may start; return whether its delivery is settled at once."""
         attempt, inbox = self.new("t"), self.inboxes[node]
         answer = self.ask(self.question(job, node, attempt))
@@ -276,7 +276,7 @@ class World(RuleBasedStateMachine):
             case Duplicate(other):
                 assert not job.is_confirmed, "a confirmed job lost its key"
                 assert self.jobs[other].queue_key == job.queue_key
-                job.is_over = True
+                job.is_over = not dies  # a copy that comes again may find the key free
             case _:
                 assert answer == Finished()
                 assert job.is_over
