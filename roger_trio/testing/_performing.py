@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
 import attrs
@@ -10,8 +10,10 @@ import trio
 
 from .._brokers.base import Broker, Message
 from .._brokers.embedded.open import Memory
-from .._client import Client, connect
+from .._client import connect
 from .._config import Config
+from .._control.gathering import NobodyListens
+from .._control.view import View
 from .._errors import RogerError
 from .._jobs import outcome as o, wire
 from .._jobs.callbacks import Callbacks
@@ -19,7 +21,10 @@ from .._jobs.context import AmbientClient, current_client
 from .._jobs.envelope import Envelope
 from .._jobs.job import Job
 from .._jobs.signals import Discard, Snooze
-from .._topology import QueueNames
+from .._messages import checked_names, make_envelope
+from .._state import operations as op
+from .._topology import PartitionNames, QueueNames
+from .._tree.control import Control
 from .._tree.worker import Worker, WorkerSettings
 
 Kind: TypeAlias = Literal["succeeded", "failed", "retried", "snoozed", "buried", "discarded"]
@@ -146,7 +151,9 @@ class _Attempt:
                 partition=envelope.partition,
                 queue=envelope.queue,
                 names=names,
+                waiting=PartitionNames.of("", envelope.partition).waiting,
                 broker=broker,
+                control=_alone(envelope.partition),
                 client=client,
                 callbacks=self.config.callbacks,
                 retry_levels=self.config.retry_levels,
@@ -160,14 +167,46 @@ class _Attempt:
         return _performed(*worker.ended)
 
     async def _enqueue(self, broker: Broker) -> Envelope:
-        client = Client(self.config, broker)
-        envelope = await client.enqueue(self.job, self.partition, queue=self.queue)
-        if self.retry_count:
-            envelope = attrs.evolve(envelope, retry_count=self.retry_count)
-            queue = QueueNames.of("", envelope.partition, envelope.queue).work
-            await broker.purge(queue)
-            await broker.publish(queue, Message(wire.dump(envelope), envelope.id))
+        """Put the job where a worker finds it; its keys are not held, as nobody else is there."""
+        envelope = make_envelope(self.job, self.partition, self.queue, None)
+        envelope = attrs.evolve(envelope, retry_count=self.retry_count)
+        names = checked_names("", envelope.partition, envelope.queue)
+        await broker.declare(names.specs())
+        await broker.publish(names.work, Message(wire.dump(envelope), envelope.id))
         return envelope
+
+
+class _NobodyElse:
+    """Stands for the coordinator and the other nodes: a job has all keys it asks for."""
+
+    inbox = ""
+
+    async def ask(self, partition: str, operation: op.Operation) -> op.Answer:
+        """Let every job start, and conclude it."""
+        return op.First(is_first=True) if isinstance(operation, op.Conclude) else op.Run()
+
+    def post(self, partition: str, operation: op.Operation) -> Callable[[], Awaitable[op.Answer]]:
+        """Ask later."""
+        return lambda: self.ask(partition, operation)
+
+    async def tell(self, partition: str, *operations: op.Operation) -> None:
+        """Remember nothing."""
+
+    async def ask_inbox(
+        self, inbox: str, question: Mapping[str, Any], *, timeout: float
+    ) -> Mapping[str, Any]:
+        """Never be there."""
+        raise NobodyListens(inbox)
+
+
+def _alone(partition: str) -> Control:
+    """Make what a worker asks, where nobody else is there."""
+    nobody = _NobodyElse()
+
+    async def sync() -> op.Synced:
+        return op.Synced(0, (), ())
+
+    return Control(partition, "", nobody, nobody, View(partition, sync))
 
 
 class _NoSession:
