@@ -40,7 +40,7 @@ IN_WORDS: Final = {
 def cancel(
     app: App,
     partition: Partition,
-    ids: Annotated[list[str], typer.Argument(metavar="ID...", help="The jobs to cancel.")],
+    ids: Annotated[list[str], typer.Argument(metavar="ID", help="The jobs to cancel.")],
     *,
     imports: Imports = None,
     timeout: Timeout = None,
