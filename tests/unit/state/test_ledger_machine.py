@@ -470,6 +470,7 @@ class World(RuleBasedStateMachine):
             assert job.concluded == job.is_cancelled
 
 
+# Not shrunk: that takes minutes, and the steps that failed are printed anyway.
 World.TestCase.settings = settings(
     max_examples=60,
     stateful_step_count=40,

@@ -6,6 +6,7 @@ import pytest
 
 from roger_trio._state.decisions import Drop, Forward
 from roger_trio._state.operations import (
+    Duplicate,
     Elsewhere,
     Finished,
     Gone,
@@ -222,3 +223,32 @@ def test_a_new_broker_has_no_jobs(state: Journaled) -> None:
     state.keep(state.ledger.forget_jobs())
     assert state.holders() == {}
     assert state.ask(start("3")) == Run()
+
+
+def test_a_repeated_start_of_an_attempt_that_waited_takes_nothing(state: Journaled) -> None:
+    """It hears again that it has to wait, though the key is free by now."""
+    state.ask(start("1", attempt="first"))
+    assert state.ask(start("2", attempt="waits")) == Wait()
+    state.ask(Release("1", "first"))
+    assert state.ask(start("2", attempt="second")) == Run()
+    state.ask(Requeue("2", "second"))
+    repeated = state.decide(start("2", attempt="waits"))
+    assert (repeated.answer, repeated.changes) == (Wait(), ())
+
+
+def test_a_repeated_start_of_a_duplicate_takes_nothing(state: Journaled) -> None:
+    """It hears again who held its key, though the key is free by now."""
+    state.ask(start("1", "k", None, attempt="first"))
+    assert state.ask(start("2", "k", None, attempt="duplicate")) == Duplicate("1")
+    state.ask(Release("1", "first"))
+    repeated = state.decide(start("2", "k", None, attempt="duplicate"))
+    assert (repeated.answer, repeated.changes) == (Duplicate("1"), ())
+
+
+def test_a_superseded_attempt_takes_nothing_back(state: Journaled) -> None:
+    """When a job was started again, a late start of its lost delivery is settled."""
+    state.ask(start("1", node="a", attempt="lost"))
+    state.ask(start("1", node="b", attempt="second", instead_of="@a"))
+    state.ask(Requeue("1", "second"))
+    assert state.ask(start("1", node="a", attempt="lost")) == Finished()
+    assert state.holders() == {}
