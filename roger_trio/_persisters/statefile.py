@@ -13,7 +13,7 @@ import errno
 import fcntl
 import os
 import secrets
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final, NoReturn
@@ -59,7 +59,7 @@ class StateFile:
         self._is_broken = False
 
     @asynccontextmanager
-    async def locked(self) -> AsyncIterator[None]:
+    async def locked(self) -> AsyncGenerator[None]:
         """Keep other processes from replacing the file, for a moment."""
         name = f"{self._path}.lock"
         with self._explained():
@@ -205,7 +205,7 @@ class StateFile:
         )
 
     @contextlib.contextmanager
-    def _explained(self) -> Iterator[None]:
+    def _explained(self) -> Generator[None]:
         """Say which file, which rule and what to do, instead of a bare `OSError`."""
         try:
             yield

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+from typing import Final
 
 from .._brokers.base import Broker
 from .._config import AmqpConfig, Config
 from .._persisters import BrokerPersister, FilePersister, MemoryPersister, Persister
 from .._persisters.file import default_directory
 from .broker_state import BrokerState
+
+_THIS_HOST: Final = {"localhost", "127.0.0.1", "::1"}
 
 
 def bind_persister(persister: Persister, config: Config, broker: Broker) -> Persister:
@@ -38,5 +41,7 @@ def bind_persister(persister: Persister, config: Config, broker: Broker) -> Pers
 
 def cluster_name(address: AmqpConfig, prefix: str) -> str:
     """Return what a cluster's directory is called: the same for all nodes, of whatever user."""
-    known = [address.host.lower(), address.port, address.virtual_host, prefix]
+    host = address.host.lower()
+    host = "localhost" if host in _THIS_HOST else host
+    known = [host, address.port, address.virtual_host, prefix]
     return hashlib.sha256(json.dumps(known).encode()).hexdigest()[:16]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import secrets
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from itertools import chain
 from typing import Final, TypeVar
@@ -140,7 +140,7 @@ class BrokerState:
                 raise PersisterError(f"queue {queue}: cannot read the state: {error}") from error
 
     @asynccontextmanager
-    async def _look(self, queue: str) -> AsyncIterator[_Look]:
+    async def _look(self, queue: str) -> AsyncGenerator[_Look]:
         async with self._broker.open_channel() as channel:
             look = _Look(self._broker, channel, queue)
             await channel.subscribe(queue, prefetch=_PREFETCH, on_delivery=look.take)

@@ -80,11 +80,11 @@ class Store:
         ledger = Ledger()
         if data is None:
             return ledger
-        replay = Replay(data, ledger)
+        replay = Replay(self._to_bytes(data), ledger)
         for _ in replay:
             await trio.lowlevel.checkpoint()  # other partitions go on meanwhile
         if replay.problem is not None:
-            await self._report(replay.problem, data)
+            await self._report(replay.problem, bytes(data))
         return ledger
 
     async def save(self, ledger: Ledger, changes: Sequence[Change]) -> None:
@@ -112,6 +112,15 @@ class Store:
         """Let go of what the persister holds open; `load` comes before anything else."""
         if isinstance(self._persister, Closes):
             self._persister.close(self._partition)
+
+    def _to_bytes(self, data: object) -> bytes:
+        """Accept what databases return for bytes, too."""
+        if isinstance(data, bytes | bytearray | memoryview):
+            return bytes(data)
+        raise PersisterError(
+            f"partition {self._partition!r}: {type(self._persister).__name__}.load must return "
+            f"bytes or None, got a value of type {type(data).__name__}"
+        )
 
     def _is_whole_due(self) -> bool:
         if self._must_save_all:

@@ -233,6 +233,19 @@ async def test_damage_that_cannot_be_set_aside(caplog: pytest.LogCaptureFixture)
     assert "1234 bytes" in record.getMessage()
 
 
+async def test_what_databases_return_for_bytes() -> None:
+    """A buffer is as good as bytes; anything else is an error that names it."""
+    persister = Journal()
+    store = Store(persister, "p")
+    ledger = await store.load()
+    await claim(store, ledger, 1)
+    assert persister.kept is not None
+    for kept in (memoryview(persister.kept), bytearray(persister.kept)):
+        assert await Store(Plain(kept), "p").load() == ledger  # type: ignore[arg-type]
+    with pytest.raises(PersisterError, match=r"Plain.load must return bytes or None, got .* str"):
+        await Store(Plain("text"), "p").load()  # type: ignore[arg-type]
+
+
 async def test_damage_and_a_full_disk(caplog: pytest.LogCaptureFixture) -> None:
     """Even then the node starts, and says so."""
 
@@ -307,6 +320,7 @@ async def test_with_rabbitmq_each_cluster_has_a_directory(
     assert paths[0] == paths[1]
     assert len(set(paths)) == len(paths) - 1
     assert paths[0].name == cluster_name(AmqpConfig(host="rabbit"), "")
+    assert cluster_name(AmqpConfig(), "") == cluster_name(AmqpConfig(host="127.0.0.1"), "")
 
 
 async def test_prefixes_are_kept_apart(tmp_path: Path) -> None:
