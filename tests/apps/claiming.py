@@ -19,12 +19,15 @@ from tests.apps.node import broker_of, tell
 
 
 class Stuck(WrappingBroker):
-    """A broker that takes no jobs."""
+    """A broker that takes commands, and no jobs."""
 
     async def publish_many(
         self, queue: str, messages: Sequence[Message], *, delay: float = 0.0
     ) -> None:
-        """Tell that it came so far, and go no further."""
+        """Publish commands; of a job tell that it came so far, and go no further."""
+        if queue.endswith("-.coordinator"):
+            await super().publish_many(queue, messages, delay=delay)
+            return
         tell("claimed")
         await trio.sleep_forever()
 

@@ -19,7 +19,7 @@ import trio
 from pamqp import body as pamqp_body, commands, frame, header
 
 import roger_trio as roger
-from roger_trio._brokers.base import Broker, Message, QueueCount
+from roger_trio._brokers.base import Broker, Delivery, Message, QueueCount
 from roger_trio._brokers.embedded.broker import EmbeddedBroker
 from tests.amqp import AmqpSession, F
 from tests.apps.node import broker_of
@@ -474,5 +474,16 @@ class EmbeddedOutsider:
             return [each.body for each in found]
 
     async def touch(self, queue: str) -> None:
-        async with self.broker.browse(queue, 1) as [_]:
-            pass
+        taken: list[Delivery] = []
+        came = trio.Event()
+
+        def take(delivery: Delivery) -> None:
+            taken.append(delivery)
+            came.set()
+
+        async with self.broker.open_channel() as channel:
+            await channel.subscribe(queue, prefetch=1, on_delivery=take)
+            await came.wait()
+            await channel.unsubscribe()
+            taken[0].give_back()
+            await channel.flush()

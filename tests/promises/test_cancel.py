@@ -166,7 +166,7 @@ async def test_a_job_that_takes_its_time_to_clean_up_is_said_to_be_stopping(
     setup: Setup, hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The call returns after a bounded time, and what was told comes true."""
-    monkeypatch.setattr("roger_trio._tree.partition.CLEAN_UP_TIMEOUT", 0.3)
+    monkeypatch.setattr("roger_trio._tree.membership.CLEAN_UP_TIMEOUT", 0.3)
 
     async def slow() -> None:
         with trio.CancelScope(shield=True):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from contextlib import AsyncExitStack
 
 import trio
 
@@ -119,14 +118,11 @@ async def test_a_frozen_node_is_named_and_a_killed_one_disappears(setup: Setup) 
     """Never waited for without end: the answers of the others come within the deadline."""
     partition = setup.partition
     async with (
-        AsyncExitStack() as stack,
         serving(setup.config()) as node,
         roger.connect(setup.client_config()) as client,
+        program(setup, app="tests.apps.keyed", node_name="cold") as other,
     ):
         with trio.fail_after(60):
-            other = await stack.enter_async_context(
-                program(setup, app="tests.apps.keyed", node_name="cold")
-            )
             await other.wait("ready")
             both = {node.name, "cold"}
 

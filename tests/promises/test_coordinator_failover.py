@@ -87,8 +87,8 @@ class Enqueuer:
 @on_durable_brokers
 async def test_the_coordinators_node_is_killed_while_500_jobs_are_enqueued(setup: Setup) -> None:
     """Each call is answered truthfully and in under two seconds; no key is lost or doubled."""
-    async with AsyncExitStack() as stack, roger.connect(setup.client_config()) as client:
-        with trio.fail_after(60):
+    with trio.fail_after(60):
+        async with roger.connect(setup.client_config()) as client, AsyncExitStack() as stack:
             first = await start(stack, setup)
             second = await start(stack, setup)
             enqueuer = Enqueuer(client, setup.partition)
@@ -113,8 +113,8 @@ async def test_the_coordinators_node_is_killed_while_500_jobs_are_enqueued(setup
 
 async def test_a_frozen_coordinator_that_was_superseded_does_not_answer(setup: Setup) -> None:
     """Failure 6: it wakes up in a world that went on, and must neither answer nor save."""
-    async with AsyncExitStack() as stack, roger.connect(setup.client_config()) as client:
-        with trio.fail_after(90):
+    with trio.fail_after(90):
+        async with roger.connect(setup.client_config()) as client, AsyncExitStack() as stack:
             first = await start(stack, setup, heartbeat=1)
             second = await start(stack, setup)
             enqueuer = Enqueuer(client, setup.partition)
@@ -138,8 +138,8 @@ async def test_a_frozen_coordinator_on_a_file_answers_what_it_was_asked_when_it_
 ) -> None:
     """There nobody supersedes a living process: its commands wait, and each is answered once."""
     setup = Setup(f"sqlite:{tmp_path}/roger.db", prefix, partition, set())
-    async with AsyncExitStack() as stack, roger.connect(setup.client_config()) as client:
-        with trio.fail_after(60):
+    with trio.fail_after(60):
+        async with roger.connect(setup.client_config()) as client, AsyncExitStack() as stack:
             first = await start(stack, setup)
             await start(stack, setup)
             enqueuer = Enqueuer(client, partition)

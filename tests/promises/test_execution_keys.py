@@ -41,6 +41,13 @@ async def waits(client: roger.Client, partition: str, count: int, key: str = "e"
     return [each.waiting for each in found if each.key == key] == [count]
 
 
+async def line_up(client: roger.Client, partition: str, jobs: list[Keyed]) -> None:
+    """Enqueue jobs that have to wait, each when the one before it does."""
+    for count, job in enumerate(jobs, 1):
+        await client.enqueue(job, partition)
+        await eventually(lambda count=count: waits(client, partition, count))  # type: ignore[misc]
+
+
 def began(hub: Hub) -> list[str]:
     """Return the tags of the jobs that began, in order."""
     return [tag for what, tag in hub.log if what == "began"]
@@ -60,8 +67,8 @@ async def test_three_processes_never_run_two_jobs_of_a_key_at_once(
         for number in range(22)
         for key in keys
     ]
-    async with roger.connect(setup.config()) as client, AsyncExitStack() as stack:
-        with trio.fail_after(60):
+    with trio.fail_after(60):
+        async with roger.connect(setup.config()) as client, AsyncExitStack() as stack:
             nodes = [
                 await stack.enter_async_context(program(setup, app="tests.apps.keyed"))
                 for _ in range(3)
@@ -112,17 +119,17 @@ async def test_waiting_jobs_hold_no_worker(setup: Setup, hub: Hub, outsider: Out
             await node.enqueue(serial(hub, "holder", "hold"), partition)
             await hub.wait("began", tag="holder")
             waiting = [serial(hub, f"w{number:02}") for number in range(12)]
-            await node.enqueue_many(waiting, partition)
+            await line_up(node, partition, waiting)
             for number in range(30):
                 await node.enqueue(note.job(hub.name, str(number)), partition)
             await hub.wait("ran", 30)
-            await eventually(lambda: waits(node, partition, 12))
             assert [each.args["tag"] for each in (await node.running_jobs(partition))[node.name]]
             assert hub.running == ["holder"]
             assert (await outsider.count(setup.names()[0])).messages == 0
             assert not hub.count("began", "w00")
             hub.gate.set()
-            await hub.wait("after_run", 13)
+            for each in waiting:
+                await hub.wait("began", tag=each.tag)
     assert began(hub)[1:] == [each.tag for each in waiting]
     assert hub.overlapped == set()
 
@@ -194,8 +201,7 @@ async def test_waiting_jobs_survive_the_end_of_all_nodes(setup: Setup, hub: Hub)
         async with serving(setup.config(shutdown_timeout=0)) as node:
             await node.enqueue(serial(hub, "0", "hold"), partition)
             await hub.wait("began")
-            await node.enqueue_many([serial(hub, str(n)) for n in range(1, 5)], partition)
-            await eventually(lambda: waits(node, partition, 4))
+            await line_up(node, partition, [serial(hub, str(n)) for n in range(1, 5)])
         async with serving(setup.config(callbacks=Told())) as node:
             await hub.wait("began", 2, "0")
             assert await waits(node, partition, 4)
@@ -215,8 +221,7 @@ async def test_waiting_jobs_survive_lost_connections(setup: Setup, hub: Hub) -> 
         with trio.fail_after(40):
             await node.enqueue(serial(hub, "0", "hold"), partition)
             await hub.wait("began")
-            await node.enqueue_many([serial(hub, str(n)) for n in range(1, 5)], partition)
-            await eventually(lambda: waits(node, partition, 4))
+            await line_up(node, partition, [serial(hub, str(n)) for n in range(1, 5)])
             for turn in range(2, 5):
                 await drop_connections(node)
                 await hub.wait("began", turn, "0")
@@ -238,8 +243,8 @@ async def test_the_redelivered_job_of_a_killed_holder_runs_first_and_then_the_ot
 ) -> None:
     """Failure 7: SIGKILL of the node that holds the key, which is the coordinator's as well."""
     partition = setup.partition
-    async with roger.connect(setup.config()) as client, AsyncExitStack() as stack:
-        with trio.fail_after(40):
+    with trio.fail_after(40):
+        async with roger.connect(setup.config()) as client, AsyncExitStack() as stack:
             first = await stack.enter_async_context(program(setup, app="tests.apps.keyed"))
             await first.wait("ready")
             sent = await client.enqueue(app.Keyed("0", None, "e", "hold"), partition)

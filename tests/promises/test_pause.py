@@ -113,7 +113,7 @@ async def test_a_pause_holds_across_the_end_of_all_nodes(setup: Setup, hub: Hub)
                 await drop_connections(node)
                 await others_flow(node, hub, partition, f"d{turn}-")
         async with serving(setup.config(QUEUES)) as node:
-            assert hub.count("ran") == 60
+            assert not [tag for _, tag in hub.log if tag.startswith("paused")]
             assert await node.resume(partition, "default") == frozenset()
             for turn in range(3):
                 await hub.wait("ran", tag=f"paused{turn}")
