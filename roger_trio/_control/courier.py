@@ -1,286 +1,20 @@
 """Takes operations to the coordinators of partitions, and their answers back.
 
-Operations of one partition that come up while others are on their way go together in the next
-message: the busier, the cheaper. They arrive in the order they came up in. Answers come to the
-inbox; what is not answered in time is asked again, as the coordinator, or its answer, may have
-been lost. All operations are idempotent.
+Those of one partition arrive in the order they came up in; see ``lane.py``. Answers come to the
+inbox.
 """
 
 from __future__ import annotations
 
-import itertools
-import logging
-import math
-from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Final, NoReturn
 
-import attrs
 import trio
 
-from .._brokers.base import Broker, BrokerError, Message, MessageTooLarge, QueueMissing
-from .._state.operations import ONE_WAY, Answer, Operation
+from .._brokers.base import Broker
+from .._state.operations import Answer, Operation
 from .._topology import PartitionNames
-from . import wire
 from .bus import Bus
-
-logger = logging.getLogger(__name__)
-
-MOST_OPERATIONS: Final = 500
-"""Operations of one message."""
-MOST_BYTES: Final = 256 * 1024
-"""Bytes of one message, unless a single operation is larger."""
-REPEAT_AFTER: Final = 2.0
-"""Seconds without an answer after which operations are sent again."""
-_RETRY_AFTER: Final = 0.25
-"""Seconds before a queue that is missing, or a publish that was refused, is tried again."""
-_MOST_REPEATED: Final = 100
-"""Messages that were sent again, and whose answers are taken all the same if they come late."""
-
-
-class _Call:
-    """Operations somebody waits for, and the answers so far."""
-
-    __slots__ = ("answers", "error", "is_over", "left", "operations", "task")
-
-    def __init__(self, operations: Sequence[Operation]) -> None:
-        self.operations = operations
-        self.answers: list[Answer | None] = [None] * len(operations)
-        self.left = len(operations)
-        self.is_over = False
-        """Whether nobody waits any more."""
-        self.error: BrokerError | None = None
-        self.task: trio.lowlevel.Task | None = None
-
-    def answer(self, index: int, answer: Answer) -> None:
-        if self.answers[index] is None:
-            self.answers[index] = answer
-            self.done(1)
-
-    def done(self, number: int) -> None:
-        self.left -= number
-        if self.left == 0:
-            self.end()
-
-    def end(self, error: BrokerError | None = None) -> None:
-        self.error = self.error or error
-        self.is_over = True
-        if self.task is not None:
-            trio.lowlevel.reschedule(self.task)
-            self.task = None
-
-    async def wait(self) -> None:
-        """Wait until all is answered.
-
-        Raises:
-            BrokerError: The broker will never take it.
-        """
-        if self.is_over:
-            await trio.lowlevel.checkpoint()
-        else:
-            self.task = trio.lowlevel.current_task()
-            await trio.lowlevel.wait_task_rescheduled(self._abort)
-        if self.error is not None:
-            raise self.error
-
-    def _abort(self, _: object) -> trio.lowlevel.Abort:
-        self.task = None
-        return trio.lowlevel.Abort.SUCCEEDED
-
-
-_Entry = tuple[_Call, int]
-"""One operation: its call, and its place in it."""
-
-
-@attrs.define(eq=False)
-class _Batch:
-    """Asked operations of one message."""
-
-    entries: list[_Entry]
-    sent_at: float
-
-    def open_entries(self) -> list[_Entry]:
-        return [
-            (call, index)
-            for call, index in self.entries
-            if not call.is_over and call.answers[index] is None
-        ]
-
-
-class _Lane:
-    """What is on its way to one partition's coordinator."""
-
-    def __init__(self, broker: Broker, bus: Bus, queue: str) -> None:
-        self._broker = broker
-        self._bus = bus
-        self._queue = queue
-        self._most = MOST_OPERATIONS
-        self._asking: deque[_Entry] = deque()
-        self._unanswered: dict[int, _Batch] = {}
-        self._repeated: dict[int, _Batch] = {}
-        self._numbers = itertools.count(1)
-        self._nap = trio.CancelScope()
-        self._is_napping = False
-        self._is_sending = False
-        self._is_closed = False
-        self._idle = trio.lowlevel.ParkingLot()
-
-    def add(self, call: _Call) -> None:
-        self._asking.extend([(call, index) for index in range(len(call.operations))])
-        if self._is_napping:
-            self._nap.cancel()
-
-    def take_answers(self, number: int, answers: Sequence[Answer]) -> None:
-        """Take the answers to a message; those that come again are ignored."""
-        batch = self._unanswered.get(number) or self._repeated.get(number)
-        if batch is None:
-            return
-        if len(answers) != len(batch.entries):
-            text = f"{len(batch.entries)} operations were asked and {len(answers)} answered"
-            raise wire.Foreign(text)
-        for (call, index), answer in zip(batch.entries, answers, strict=True):
-            if not call.is_over:
-                call.answer(index, answer)
-        self._repeated.pop(number, None)
-        self._unanswered.pop(number, None)
-        if not self._unanswered:
-            self._repeated.clear()
-            self._nap.deadline = math.inf
-
-    async def flush(self) -> None:
-        """Wait until the broker keeps all that came up, or this lane is closed."""
-        while (self._asking or self._is_sending) and not self._is_closed:
-            await self._idle.park()
-
-    async def run(self) -> None:
-        self._is_closed = False
-        try:
-            await self._bus.wait_listening()  # Else the answers would be missed.
-            await self._run()
-        finally:
-            self._is_closed = True
-            self._idle.unpark_all()
-
-    async def _run(self) -> NoReturn:
-        while True:
-            if self._asking:
-                await self._send_next()
-            elif self._next_repeat() <= trio.current_time():
-                await self._send_again()
-            else:
-                await self._sleep()
-
-    async def _sleep(self) -> None:
-        """Wait for something to do."""
-        self._idle.unpark_all()
-        with trio.CancelScope(deadline=self._next_repeat()) as self._nap:
-            self._is_napping = True
-            try:
-                await trio.sleep_forever()
-            finally:
-                self._is_napping = False
-
-    def _next_repeat(self) -> float:
-        sent_at = (each.sent_at for each in self._unanswered.values())
-        return min(sent_at, default=math.inf) + REPEAT_AFTER
-
-    # Sending...
-
-    async def _send_next(self) -> None:
-        asking = self._asking
-        number = min(self._most, len(asking))
-        taken = [asking.popleft() for _ in range(number)]
-        entries = [each for each in taken if not each[0].is_over]
-        if entries:
-            self._is_sending = True
-            try:
-                await self._send(entries)
-            finally:
-                self._is_sending = False
-        else:
-            await trio.lowlevel.checkpoint()
-
-    async def _send(self, entries: list[_Entry]) -> None:
-        """Send what goes into one message; what does not goes back to the head."""
-        number = next(self._numbers)
-        body = self._encode(number, entries)
-        while len(body) > MOST_BYTES and len(entries) > 1:
-            entries = self._halve(entries)
-            body = self._encode(number, entries)
-        asked = [each for each in entries if not isinstance(each[0].operations[each[1]], ONE_WAY)]
-        if asked:  # The answer may come before the confirmation.
-            self._unanswered[number] = _Batch(asked, trio.current_time())
-        try:
-            await self._broker.publish(self._queue, Message(body))
-        except BrokerError as exc:
-            self._unanswered.pop(number, None)
-            await self._not_taken(entries, asked, exc)
-        else:
-            if asked and (batch := self._unanswered.get(number)):
-                batch.sent_at = trio.current_time()
-            if len(asked) < len(entries):
-                self._confirm(entries)
-
-    async def _not_taken(
-        self, entries: list[_Entry], asked: list[_Entry], exc: BrokerError
-    ) -> None:
-        match exc:
-            case QueueMissing():  # Such a partition never ran: there is nothing to tell...
-                self._confirm(entries)
-                await self._try_again(asked)  # ...and perhaps somebody to ask later.
-            case MessageTooLarge() if len(entries) == 1:
-                entries[0][0].end(exc)
-            case MessageTooLarge():
-                self._most = len(entries) // 2
-                self._asking.extendleft(reversed(entries))
-            case _:
-                self._bus.complain(f"{self._queue}: operations are not taken: {exc}")
-                await self._try_again(entries)
-
-    def _halve(self, entries: list[_Entry]) -> list[_Entry]:
-        half = len(entries) // 2
-        self._asking.extendleft(reversed(entries[half:]))
-        return entries[:half]
-
-    def _encode(self, number: int, entries: list[_Entry]) -> bytes:
-        operations = tuple([call.operations[index] for call, index in entries])
-        return wire.encode(wire.Commands(self._bus.inbox, number, operations))
-
-    def _confirm(self, entries: list[_Entry]) -> None:
-        """Note that one-way operations are kept."""
-        for call, index in entries:
-            if isinstance(call.operations[index], ONE_WAY):
-                call.done(1)
-
-    async def _try_again(self, entries: list[_Entry]) -> None:
-        if entries:
-            self._asking.extendleft(reversed(entries))
-            await trio.sleep(_RETRY_AFTER)
-
-    async def _send_again(self) -> None:
-        """Send again what should have been answered, if there is somebody to answer."""
-        limit = trio.current_time() - REPEAT_AFTER
-        overdue = {n: each for n, each in self._unanswered.items() if each.sent_at <= limit}
-        entries: dict[_Entry, None] = {}
-        for batch in overdue.values():
-            entries.update(dict.fromkeys(batch.open_entries()))
-        is_heard = bool(entries) and await self._has_coordinator()
-        for number, batch in overdue.items():
-            if is_heard or not batch.open_entries():
-                if self._unanswered.pop(number, None):
-                    self._repeated[number] = batch
-            else:
-                batch.sent_at = trio.current_time()
-        while len(self._repeated) > _MOST_REPEATED:
-            del self._repeated[next(iter(self._repeated))]
-        if is_heard:
-            self._asking.extendleft(reversed(entries))
-
-    async def _has_coordinator(self) -> bool:
-        try:
-            return (await self._broker.count(self._queue)).consumers > 0
-        except BrokerError:
-            return False
+from .lane import Call, Lane
 
 
 class Courier:
@@ -296,7 +30,7 @@ class Courier:
         self._broker = broker
         self._bus = bus
         self._prefix = prefix
-        self._lanes: dict[str, _Lane] = {}
+        self._lanes: dict[str, Lane] = {}
         self._nursery: trio.Nursery | None = None
         bus.on_answers = self._take_answers
 
@@ -328,7 +62,7 @@ class Courier:
 
         Cancellation: as `ask`.
         """
-        call = _Call(operations)
+        call = Call(operations)
         if operations:
             self._lane(partition).add(call)
             try:
@@ -343,7 +77,7 @@ class Courier:
         Returns:
             What waits for the answer.
         """
-        call = _Call((operation,))
+        call = Call((operation,))
         self._lane(partition).add(call)
 
         async def wait() -> Answer:
@@ -366,24 +100,24 @@ class Courier:
         Cancellation: it is told all the same.
         """
         if operations:
-            call = _Call(operations)
+            call = Call(operations)
             self._lane(partition).add(call)
             await call.wait()
 
     def tell_soon(self, partition: str, *operations: Operation) -> None:
         """Tell a coordinator in the background what needs no answer."""
-        self._lane(partition).add(_Call(operations))
+        self._lane(partition).add(Call(operations))
 
     async def flush(self) -> None:
         """Wait until the broker keeps all that has been told, or `run` has ended."""
         for lane in list(self._lanes.values()):
             await lane.flush()
 
-    def _lane(self, partition: str) -> _Lane:
+    def _lane(self, partition: str) -> Lane:
         lane = self._lanes.get(partition)
         if lane is None:
             queue = PartitionNames.of(self._prefix, partition).coordinator
-            lane = self._lanes[partition] = _Lane(self._broker, self._bus, queue)
+            lane = self._lanes[partition] = Lane(self._broker, self._bus, queue)
             if self._nursery is not None:
                 self._nursery.start_soon(lane.run)
         return lane

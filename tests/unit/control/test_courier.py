@@ -8,7 +8,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from roger_trio._brokers.base import Broker, BrokerError, Message, MessageTooLarge
 from roger_trio._control import wire
-from roger_trio._control.courier import MOST_BYTES, MOST_OPERATIONS
+from roger_trio._control.lane import MOST_BYTES, MOST_OPERATIONS
 from roger_trio._state.operations import (
     Claim,
     Claimed,
