@@ -74,7 +74,7 @@ def checked_id(id: str) -> str:
     Raises:
         InvalidJob: It breaks a rule.
     """
-    if not isinstance(id, str) or not 0 < len(id.encode(errors="replace")) <= wire.MAX_TEXT_BYTES:
+    if not isinstance(id, str) or not _fits(id, wire.MAX_TEXT_BYTES):
         raise InvalidJob(f"id: expected text of 1 to {wire.MAX_TEXT_BYTES} bytes, got {id!r}")
     return id
 
@@ -101,8 +101,13 @@ def _key_of(job: Job, rule: str) -> str | None:
 
 def is_key(key: str) -> bool:
     """Tell whether a text can be a key."""
+    return _fits(key, MAX_KEY_BYTES)
+
+
+def _fits(text: str, most_bytes: int) -> bool:
+    """Tell whether a text has from 1 to that many bytes in UTF-8."""
     try:
-        return 0 < len(key.encode()) <= MAX_KEY_BYTES
+        return 0 < len(text.encode()) <= most_bytes
     except UnicodeEncodeError:  # Half a character.
         return False
 

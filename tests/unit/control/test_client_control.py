@@ -329,8 +329,9 @@ async def test_unknown_partitions_and_queues_are_named_with_what_there_is(
                     roger.RogerError, match="no queue 'nope'; its queues: 'default'"
                 ):
                     await pausing("p", "nope")
-            with pytest.raises(roger.InvalidJob, match="id: expected text"):
-                await client.cancel("", "p")
+            for bad in ("", "x" * 201, "\ud800", 7):
+                with pytest.raises(roger.InvalidJob, match="id: expected text of 1 to 200 bytes"):
+                    await client.cancel(bad, "p")  # type: ignore[arg-type]
 
 
 # The cluster...
