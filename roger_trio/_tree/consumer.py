@@ -170,7 +170,7 @@ class QueueConsumer:
             await self._wait_wanted()
             await self._broker.wait_connected()
             try:
-                await self._learn()
+                await self._prepare()
                 if not self._staff.limit:
                     continue
                 session = await sessions.start(self._open_session)
@@ -192,6 +192,19 @@ class QueueConsumer:
             self._wanted = trio.Event()
             await self._wanted.wait()
 
+    async def _prepare(self) -> None:
+        """Have the queues there, and know what must not be started; both take their time."""
+        refusal: BrokerError | None = None
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._learn)
+            try:
+                await self._broker.declare(self._names.specs(), afresh=True)
+            except BrokerError as exc:
+                refusal = exc
+                nursery.cancel_scope.cancel()
+        if refusal is not None:
+            raise refusal
+
     async def _learn(self) -> None:
         """Find out what is paused and cancelled, before anything is started."""
         with trio.move_on_after(_PATIENCE) as scope:
@@ -206,7 +219,6 @@ class QueueConsumer:
         self, *, task_status: trio.TaskStatus[Session] = trio.TASK_STATUS_IGNORED
     ) -> None:
         """Consume on one channel, to the end of its last job; started once it consumes."""
-        await self._broker.declare(self._names.specs(), afresh=True)
         async with self._broker.open_channel() as channel:
             queues = (self._names.work, self._names.redelivered)
             session = Session(channel, queues, self._worker, self._staff)

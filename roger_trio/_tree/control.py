@@ -97,6 +97,7 @@ class _Place:
     arrival: int
     operation: op.Operation
     answer: Callable[[], Awaitable[op.Answer]] | None = None
+    """Waits for it, once it was asked."""
 
 
 class Control:
@@ -165,11 +166,11 @@ class Control:
         place = _Place(arrival, operation)
         self._line.append(place)
         await trio.lowlevel.cancel_shielded_checkpoint()
-        if place.answer is None:
-            line, self._line = sorted(self._line, key=lambda each: each.arrival), []
-            for each in line:
-                each.answer = self._courier.post(self.partition, each.operation)
-        assert place.answer is not None
+        line, self._line = sorted(self._line, key=lambda each: each.arrival), []
+        for each in line:
+            each.answer = self._courier.post(self.partition, each.operation)
+        if place.answer is None:  # Whoever was first to come back here has asked for all.
+            raise RuntimeError("a job that was in line has not asked")
         return await place.answer()
 
     async def _wait_ended(self, other: op.Elsewhere, job: str) -> None:

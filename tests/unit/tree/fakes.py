@@ -87,6 +87,12 @@ class FakeDelivery:
         self.channel.broker.queues[self.queue].appendleft((self.message, True))
         self.channel.broker.pump()
 
+    def forward(self) -> None:
+        raise AssertionError("no queue of these tests forwards")
+
+    def drop_body(self) -> None:
+        raise AssertionError("workers need it")
+
     def _settle(self) -> None:
         if self.channel.is_lost.is_set():
             raise ConnectionLost("lost by a test")
