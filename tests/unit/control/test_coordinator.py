@@ -74,9 +74,12 @@ async def partition(
 ) -> AsyncGenerator[tuple[Broker, Controls]]:
     """Run a coordinator of p, and a node that asks it."""
     with trio.fail_after(60):
-        async with memory_broker() as broker, coordinating(broker, persister, is_heard):
-            async with controls(broker, identity()) as node:
-                yield broker, node
+        async with (
+            memory_broker() as broker,
+            coordinating(broker, persister, is_heard),
+            controls(broker, identity()) as node,
+        ):
+            yield broker, node
 
 
 def claim(job: str, key: str = "k", inbox: str = "inbox.x") -> op.Claim:
@@ -137,16 +140,14 @@ async def test_a_save_that_fails_ends_it_and_the_command_comes_again(
             async def ask() -> None:
                 await coordinator.declared.wait()
                 answers.append(await node.courier.ask("p", claim("j1")))
+                coordinator.stop()
 
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(ask)
                 with pytest.raises(OSError, match="no space left"):
                     await coordinator.run()
                 assert answers == []
-                nursery.start_soon(coordinator.run)
-                while not answers:
-                    await trio.sleep(1)
-                coordinator.stop()
+                await coordinator.run()
     assert answers == [op.Claimed()]
 
 
@@ -154,14 +155,17 @@ async def test_when_one_goes_the_next_one_knows_all_and_answers(autojump_clock: 
     """Two wait for their turn; the broker chooses."""
     keeper, memory = Keeper(), Memory()
     with trio.fail_after(60):
-        async with memory_broker(memory) as one, memory_broker(memory) as two:
-            async with controls(two, identity()) as node, coordinating(two, keeper) as second:
-                async with coordinating(one, keeper):
-                    await node.courier.ask("p", claim("j1"))
-                    second.stop()
-                    assert await node.courier.ask("p", claim("j2")) == op.HeldBy("j1")
-                async with coordinating(two, keeper):
-                    assert await node.courier.ask("p", claim("j3")) == op.HeldBy("j1")
+        async with (
+            memory_broker(memory) as one,
+            memory_broker(memory) as two,
+            controls(two, identity()) as node,
+        ):
+            async with coordinating(one, keeper) as first, coordinating(two, keeper):
+                await node.courier.ask("p", claim("j1"))
+                first.stop()
+                assert await node.courier.ask("p", claim("j2")) == op.HeldBy("j1")
+            async with coordinating(two, keeper):
+                assert await node.courier.ask("p", claim("j3")) == op.HeldBy("j1")
 
 
 async def test_foreign_bytes_are_logged_once_and_ignored(caplog: pytest.LogCaptureFixture) -> None:

@@ -1,0 +1,210 @@
+"""Leave to start: what the coordinator says of a job, and what the worker does about it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+import pytest
+import trio
+import trio.testing
+
+import roger_trio as roger
+from roger_trio._brokers.base import Message
+from roger_trio._control.waiting import EXECUTION_KEY, QUEUE
+from roger_trio._jobs import wire
+from roger_trio._state import operations as op
+from roger_trio._tree.control import FinishedJobs
+from roger_trio._tree.performing import Running, StopReason
+from roger_trio._tree.worker import Worker
+from tests.unit.tree.fakes import (
+    NAMES,
+    Desk,
+    FakeBroker,
+    FakeDelivery,
+    make_control,
+    make_envelope,
+    make_worker,
+)
+
+performed: list[str] = []
+
+
+@roger.job(name="leave:act")
+async def act(outcome: str = "") -> None:
+    """End as told."""
+    performed.append(roger.current_job().id)
+    if outcome == "retry":
+        raise roger.Retry(5)
+    if outcome == "bury":
+        raise roger.Bury("enough")
+
+
+class Origin:
+    """Brings deliveries."""
+
+    async def flush(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+
+class Notes(roger.Callbacks):
+    """Notes what is called."""
+
+    def __init__(self) -> None:
+        self.called: list[str] = []
+
+    async def on_cancel(self, partition: str, job: roger.Envelope) -> None:
+        self.called.append("on_cancel")
+
+    async def after_run(self, partition: str, job: roger.Envelope, result: Any, state: Any) -> None:
+        self.called.append("after_run")
+
+
+@attrs.define
+class Bench:
+    """One worker, its coordinator and its broker."""
+
+    broker: FakeBroker
+    desk: Desk
+    worker: Worker
+    notes: Notes
+
+    @classmethod
+    def make(cls, *answers: op.Answer) -> Bench:
+        """Make one whose coordinator gives these answers."""
+        performed.clear()
+        broker, desk, notes = FakeBroker(), Desk(), Notes()
+        broker.queues.setdefault("myapp-.waiting", type(broker.queues[NAMES.work])())
+        desk.answers.extend(answers)
+        worker = make_worker(broker, control=make_control(desk), callbacks=notes)
+        return cls(broker, desk, worker, notes)
+
+    async def take(self, **fields: Any) -> FakeDelivery:
+        """Take a delivery of a job on loan."""
+        envelope = make_envelope(name="leave:act", id="j1", **fields)
+        taken: list[FakeDelivery] = []
+        channel = self.broker.add_channel()
+        await channel.subscribe(NAMES.work, prefetch=1, on_delivery=taken.append)
+        self.broker.put(NAMES.work, Message(wire.dump(envelope), envelope.id))
+        await channel.unsubscribe()
+        return taken[0]
+
+    async def handle(self, **fields: Any) -> None:
+        """Have the worker handle a job."""
+        with trio.fail_after(5):
+            await self.worker.handle(await self.take(**fields), Origin())
+
+
+async def test_a_job_without_a_key_asks_nobody() -> None:
+    """And tells nobody."""
+    bench = Bench.make()
+    await bench.handle()
+    assert (performed, bench.desk.asked, bench.desk.told) == (["j1"], [], [])
+    assert bench.broker.acked == ["j1"]
+
+
+@pytest.mark.parametrize(
+    ("outcome", "told"), [("", op.Release), ("bury", op.Release), ("retry", op.Requeue)]
+)
+async def test_a_job_with_a_key_asks_first_and_tells_how_it_ended(
+    outcome: str, told: type[op.Release | op.Requeue]
+) -> None:
+    """Of the same attempt; then the delivery is settled."""
+    bench = Bench.make()
+    await bench.handle(execution_key="x", args={"outcome": outcome})
+    [start] = bench.desk.asked
+    assert isinstance(start, op.Start)
+    assert bench.desk.told == [told("j1", start.attempt)]
+    assert start.attempt
+    assert bench.broker.acked == ["j1"]
+
+
+async def test_a_job_that_has_to_wait_goes_to_the_waiting_ones() -> None:
+    """With what it waits for beside it, and where it is to go then."""
+    bench = Bench.make(op.Wait())
+    await bench.handle(execution_key="x")
+    [(message, _)] = bench.broker.queues["myapp-.waiting"]
+    assert message.headers == {EXECUTION_KEY: "x", QUEUE: "default"}
+    assert (message.message_id, message.onward) == ("j1", NAMES.redelivered)
+    assert (performed, bench.broker.acked, bench.desk.told) == ([], ["j1"], [])
+
+
+@pytest.mark.parametrize("answer", [op.Finished(), op.Duplicate("j2")])
+async def test_a_copy_and_a_duplicate_are_settled_and_not_started(answer: op.Answer) -> None:
+    """Neither frees a key."""
+    bench = Bench.make(answer)
+    await bench.handle(queue_key="k")
+    assert (performed, bench.broker.acked, bench.desk.told) == ([], ["j1"], [])
+    assert bench.notes.called == []
+
+
+async def test_a_cancelled_job_that_is_met_is_concluded() -> None:
+    """Its id is all that tells: it need not have a key."""
+    bench = Bench.make(op.Cancelled())
+    bench.worker.view.cancelled.add("j1")
+    bench.desk.synced = op.Synced(0, (), ("j1",))
+    await bench.handle()
+    assert (performed, bench.broker.acked) == ([], ["j1"])
+    assert bench.notes.called == ["on_cancel"]
+    assert [type(each) for each in bench.desk.asked] == [op.Start, op.Conclude]
+
+
+async def test_a_job_started_elsewhere_is_asked_about_there_first() -> None:
+    """And started here instead once it has ended there."""
+    bench = Bench.make(op.Elsewhere("two", "inbox.two"), op.Run())
+    await bench.handle(execution_key="x")
+    first, second = bench.desk.asked
+    assert isinstance(first, op.Start)
+    assert second == attrs.evolve(first, instead_of="inbox.two")
+    assert performed == ["j1"]
+
+
+@pytest.mark.parametrize("reason", [StopReason.PAUSED, StopReason.SHUTDOWN])
+async def test_who_waits_for_leave_is_given_back(reason: StopReason) -> None:
+    """At once: neither a pause nor a stop waits for the coordinator."""
+    bench, gate = Bench.make(), trio.Event()
+
+    async def never(partition: str, operation: op.Operation) -> op.Answer:
+        await gate.wait()
+        return op.Run()
+
+    bench.desk.ask = never  # type: ignore[method-assign]
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            delivery = await bench.take(execution_key="x")
+            nursery.start_soon(bench.worker.handle, delivery, Origin())
+            await trio.testing.wait_all_tasks_blocked()
+            bench.worker.is_paused = reason is StopReason.PAUSED
+            bench.worker.turn_away(reason)
+    assert (performed, bench.broker.given_back, bench.desk.told) == ([], ["j1"], [])
+
+
+async def test_a_paused_queue_starts_nothing_that_got_leave_meanwhile() -> None:
+    """Leave may have been given before the pause, and arrive after it."""
+    bench = Bench.make()
+    bench.worker.is_paused = True
+    await bench.handle(execution_key="x")
+    assert (performed, bench.broker.given_back) == ([], ["j1"])
+
+
+def test_who_cancels_an_interrupted_job_ends_it_for_good() -> None:
+    """But one whose delivery is lost is met again as cancelled."""
+    interrupted, lost = Running(make_envelope()), Running(make_envelope())
+    interrupted.stop(StopReason.SHUTDOWN)
+    lost.stop(StopReason.LOST)
+    for each in (interrupted, lost):
+        each.stop(StopReason.CANCELLED)
+        each.stop(StopReason.SHUTDOWN)
+    assert interrupted.stopped is StopReason.CANCELLED
+    assert lost.stopped is StopReason.LOST
+
+
+def test_finished_jobs_are_remembered_within_bounds() -> None:
+    """The last ones always, and never more than twice as many."""
+    finished = FinishedJobs(10)
+    for number in range(95):
+        finished.add(str(number))
+    assert all(str(number) in finished for number in range(85, 95))
+    assert sum(str(number) in finished for number in range(95)) <= 20
+    finished.discard("94")
+    assert "94" not in finished
