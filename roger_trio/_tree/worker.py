@@ -302,7 +302,7 @@ class Worker:
         elif isinstance(settlement, o.Conclude):
             await self._conclude_cancelled(delivery, running)
         elif await self._publish_what_follows(delivery, running, settlement):
-            if o.is_over(settlement):
+            if not isinstance(settlement, o.RunAgain):
                 self._control.finished.add(envelope.id)
             try:
                 await self._call_back(envelope, outcome, settlement, state)
@@ -360,6 +360,8 @@ class Worker:
                     return False
                 return await self._free_keys(delivery, running, self._control.release)
             case o.Finish():
+                if envelope.queue_key is None and envelope.execution_key is None:
+                    return True  # The usual case, without another call.
                 return await self._free_keys(delivery, running, self._control.release)
             case o.Conclude() | o.LeaveAlone() | o.GiveBack():
                 return True
