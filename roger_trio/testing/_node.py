@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import AbstractContextManager, asynccontextmanager
 from typing import Final
 
@@ -61,9 +61,10 @@ class RunningNode(Node):
     async def run_until_idle(self) -> None:
         """Wait until no job runs, and none waits in a queue that this run consumes.
 
-        Jobs that are delayed, or wait for a retry, are waited for; so are those that other jobs
-        enqueue, the callbacks of all of them, and other tasks of this run that do not wait for
-        anything. Jobs in queues nobody consumes, and buried ones, are left alone. Under
+        Jobs that are delayed, or wait for a retry or for their execution key, are waited for; so
+        are those that other jobs enqueue, the callbacks of all of them, and other tasks of this run
+        that do not wait for anything. Jobs in queues that are paused, or that nobody consumes, and
+        buried ones, are left alone. Under
         `trio.testing.MockClock` with autojump hours of delays take milliseconds; on a real clock
         they take hours.
 
@@ -89,16 +90,22 @@ class RunningNode(Node):
     def consumed_names(self) -> list[str]:
         """Return the broker queues this node consumes, or will once it is connected."""
         found: list[str] = []
-        for id, partition in self._partitions.items():
-            for queue in partition.queues:
-                names = QueueNames.of(self.prefix, id, queue)
-                found += [names.work, names.redelivered]
+        for id, queue in self._consumed():
+            names = QueueNames.of(self.prefix, id, queue)
+            found += [names.work, names.redelivered]
         return found
 
     def consumed_places(self) -> list[str]:
         """Return what it consumes, as ``partition/queue``."""
-        partitions = self._partitions.items()
-        return [f"{id}/{queue}" for id, partition in partitions for queue in partition.queues]
+        return [f"{id}/{queue}" for id, queue in self._consumed()]
+
+    def _consumed(self) -> Iterator[tuple[str, str]]:
+        """Yield the partition and name of each queue that it takes jobs from: no paused ones."""
+        for id, partition in self._partitions.items():
+            for queue in partition.queues:
+                consumer = partition.consumers.get(queue)
+                if consumer is None or not consumer.is_paused:
+                    yield id, queue
 
     async def _host(self, partition: Partition) -> None:
         try:

@@ -141,7 +141,7 @@ async def test_a_frozen_node_is_named_and_a_killed_one_disappears(setup: Setup) 
                 assert nodes["cold"].partitions == {partition: {"default": 10}}
                 with trio.fail_after(8):
                     jobs = await each.running_jobs(partition)
-                assert (set(jobs), jobs.not_answering) == ({node.name}, {"cold"})
+                assert (set(jobs), jobs.not_answering) == ({node.name}, frozenset({"cold"}))
             other.thaw()
             await eventually(all_answer)
             await other.die()
