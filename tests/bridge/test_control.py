@@ -54,6 +54,18 @@ async def test_a_cancelled_call_leaves_its_channel_usable(broker: RabbitBroker, 
     assert [link.generation for link in broker._links] == [1, 1]
 
 
+async def test_who_has_listened_leaves_at_once(amqp_url: str, prefix: str) -> None:
+    """The answer to the close of a channel is never missed: that took as long as a heartbeat."""
+    for _ in range(60):
+        with trio.fail_after(10):
+            async with (
+                running(configure(amqp_url), prefix=prefix) as broker,
+                broker.listen("a"),
+                broker.open_channel(),
+            ):
+                await broker.broadcast("a", b"")
+
+
 async def test_opening_and_closing_thousands_of_channels(broker: RabbitBroker, queue: str) -> None:
     """Channel numbers are used again: more channels than the broker has numbers, some kept long."""
     with trio.fail_after(60):

@@ -46,6 +46,8 @@ _SETTLE_TIMEOUT: Final = 30.0
 _RETURN_TIME: Final = 0.1
 _RETURN_TIME_EACH: Final = 0.002
 """Seconds that messages which are given back have to be back; consumers may take them first."""
+_TIDY_TIMEOUT: Final = 3.0
+"""Seconds that aiormq's tasks have to end after all connections have."""
 _PAUSE: Final = 0.05
 """Seconds before what a lost channel or connection left unconfirmed is sent again."""
 
@@ -105,28 +107,30 @@ class RabbitBroker:
             ConnectionRefused: A first attempt was refused for good.
         """
         refusal: list[BrokerError] = []
-        async with trio_asyncio.open_loop() as loop:
-            loop.set_exception_handler(_log_stray_error)
-            async with trio.open_nursery() as transports, trio.open_nursery() as links:
-                self._topics.nursery = links
-                links.start_soon(self._watch.run)
+        async with (
+            _open_loop() as loop,
+            trio.open_nursery() as transports,
+            trio.open_nursery() as links,
+        ):
+            self._topics.nursery = links
+            links.start_soon(self._watch.run)
 
-                def start(link: Link) -> None:
-                    links.start_soon(link.run, loop, transports, name=str(link))
+            def start(link: Link) -> None:
+                links.start_soon(link.run, loop, transports, name=str(link))
 
-                self._start = start
+            self._start = start
+            for link in self._links:
+                start(link)
+            try:
                 for link in self._links:
-                    start(link)
-                try:
-                    for link in self._links:
-                        await link.wait_tried()
-                except BrokerError as exc:
-                    refusal.append(exc)
-                    links.cancel_scope.cancel()
-                else:
-                    task_status.started()
-                    await self._prepare_delays()
-                    await trio.sleep_forever()
+                    await link.wait_tried()
+            except BrokerError as exc:
+                refusal.append(exc)
+                links.cancel_scope.cancel()
+            else:
+                task_status.started()
+                await self._prepare_delays()
+                await trio.sleep_forever()
         raise refusal[0]
 
     async def _prepare_delays(self) -> None:
@@ -310,6 +314,29 @@ def _addressed(queue: str, messages: Sequence[Message]) -> Sequence[Message]:
         attrs.evolve(each, headers={**(each.headers or {}), QUEUE_HEADER: queue})
         for each in messages
     ]
+
+
+@asynccontextmanager
+async def _open_loop() -> AsyncGenerator[trio_asyncio.BaseTrioEventLoop]:
+    """Open an asyncio loop that ends whatever its tasks do at the end.
+
+    What a task of aiormq's raises while it is cancelled at the end of the loop would otherwise be
+    raised in the middle of the user's program.
+    """
+    async with trio_asyncio.open_loop() as loop:
+        loop.set_exception_handler(_log_stray_error)
+        try:
+            yield loop
+        finally:
+            with trio.move_on_after(_TIDY_TIMEOUT, shield=True):
+                await loop.run_aio_coroutine(_end_tasks())
+
+
+async def _end_tasks() -> None:
+    rest = asyncio.all_tasks() - {asyncio.current_task()}
+    for each in rest:
+        each.cancel()
+    await asyncio.gather(*rest, return_exceptions=True)
 
 
 def _log_stray_error(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

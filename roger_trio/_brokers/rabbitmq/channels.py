@@ -44,6 +44,7 @@ class Channel:
         self._interruption: BrokerError | None = None
         self._interrupted = trio.Event()
         self._lost = trio.Event()
+        self._gone = trio.Event()
         # The content being read: its method's payload, its header, and the body so far.
         self._method = b""
         self._header = b""
@@ -99,6 +100,18 @@ class Channel:
             self.transport.detach(self.number, self)
             self.close(error)
             self.on_end(error)
+            self._gone.set()
+
+    async def end_in_order(self) -> None:
+        """Close the channel, and wait until the broker knows it no more.
+
+        Not by aiormq's own ``close``: what ends that call is a task which may miss the answer, and
+        then it takes as long as a heartbeat.
+        """
+        self.close(ConnectionLost("closed by us"))
+        if not self.ended:
+            self.transport.write(frames.close_channel(self.number))
+            await self._gone.wait()
 
     def connection_lost(self, error: ConnectionLost) -> None:
         """The connection is gone, and the channel with it."""
@@ -116,6 +129,9 @@ class Channel:
         if method == frames.CHANNEL_CLOSE:
             self.end(self.close_error(frames.close_reason(payload)))
             return False  # aiormq answers it, and frees the number.
+        if method == frames.CHANNEL_CLOSE_OK:
+            self._gone.set()
+            return False  # aiormq frees the number.
         return self.on_method(method, payload)
 
     def _on_header(self, payload: bytes) -> bool:

@@ -63,6 +63,12 @@ class Connection:
         """The largest frame that may be sent, in bytes."""
         return self._amqp.connection_tune.frame_max or _DEFAULT_FRAME_MAX
 
+    @property
+    def _timeout(self) -> float:
+        """How many seconds the broker has for an answer."""
+        # A blocked connection is not read: waiting long for an answer is in vain.
+        return _CLOSE_TIMEOUT if self.transport.blocked is not None else self._patience
+
     # Control, by aiormq...
 
     async def call(self, fn: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -75,8 +81,7 @@ class Connection:
         """
         if self.transport.lost is not None:
             raise self.transport.lost
-        # A blocked connection is not read: waiting long for an answer is in vain.
-        timeout = _CLOSE_TIMEOUT if self.transport.blocked is not None else self._patience
+        timeout = self._timeout
         with trio.move_on_after(timeout, shield=True) as scope:
             self.transport.calls.add(scope)
             try:
@@ -178,7 +183,7 @@ class Connection:
         try:
             yield RabbitChannel(self, control, data, topics)
         finally:
-            await self._close_channel(control, data)
+            await self._close_channel(data)
 
     @asynccontextmanager
     async def open_getter(self) -> AsyncGenerator[GetChannel]:
@@ -189,15 +194,17 @@ class Connection:
         try:
             yield data
         finally:
-            await self._close_channel(control, data)
+            await self._close_channel(data)
 
-    async def _close_channel(
-        self, control: aiormq.Channel, data: ConsumeChannel | GetChannel
-    ) -> None:
-        data.close(ConnectionLost("closed by us"))
-        if not data.ended:
-            with suppress(BrokerError):  # Then it is closed, which is what was wanted.
-                await self.call(control.close)
+    async def _close_channel(self, data: ConsumeChannel | GetChannel) -> None:
+        timeout = self._timeout
+        with (
+            trio.move_on_after(timeout, shield=True) as scope,
+            suppress(BrokerError),  # Then it is closed, which is what was wanted.
+        ):
+            await data.end_in_order()
+        if scope.cancelled_caught:
+            self.transport.abort(f"the broker did not close a channel within {timeout:g} s")
         data.end(ConnectionLost("closed by us"))
 
     async def close(self) -> None:

@@ -38,6 +38,7 @@ CONNECTION_CLOSE: Final = 10 << 16 | 50
 CONNECTION_BLOCKED: Final = 10 << 16 | 60
 CONNECTION_UNBLOCKED: Final = 10 << 16 | 61
 CHANNEL_CLOSE: Final = 20 << 16 | 40
+_close_payload: Final = (200).to_bytes(2, "big") + bytes(1 + 2 + 2)  # no text, class or method
 CHANNEL_CLOSE_OK: Final = 20 << 16 | 41
 BASIC_CANCEL: Final = 60 << 16 | 30
 BASIC_RETURN: Final = 60 << 16 | 50
@@ -86,6 +87,11 @@ def nack(channel: int, tag: int) -> bytes:
 def reject(channel: int, tag: int) -> bytes:
     """Make a ``basic.reject`` that has one delivery dead-lettered."""
     return _settle.pack(METHOD, channel, _SETTLE_SIZE, BASIC_REJECT, tag, 0, FRAME_END)
+
+
+def close_channel(channel: int) -> bytes:
+    """Make the ``channel.close`` by which we end a channel."""
+    return _method(channel, CHANNEL_CLOSE, _close_payload)
 
 
 def get(channel: int, queue: str) -> bytes:
