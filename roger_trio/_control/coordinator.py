@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -59,6 +60,8 @@ class Coordinator:
             complain=self._complain,
         )
         self._complaints: set[str] = set()
+        self._made_at: float | None = None
+        """When the queue of commands was made by us, until the coordinator is told of it."""
         self._pausing = trio.CancelScope()
         self._term: Term | None = None
         self.stopping: trio.Event = trio.Event()
@@ -112,12 +115,14 @@ class Coordinator:
                 self._term = None
 
     async def _declare(self) -> None:
-        name = self._names.coordinator
-        made = await self._broker.declare([self._names.coordinator_spec()], afresh=True)
-        if name in made:
+        name, before = self._names.coordinator, time.time()
+        if name in await self._broker.declare([self._names.coordinator_spec()], afresh=True):
+            self._made_at = before
+        if self._made_at is not None:
             # Another node may become the coordinator first, so it is told like the rest.
-            body = wire.encode(wire.Commands("", 0, (Fresh(),)))
+            body = wire.encode(wire.Commands("", 0, (Fresh(self._made_at),)))
             await self._broker.publish(name, Message(body))
+            self._made_at = None
         self.declared.set()
 
     def _complain(self, text: str) -> None:

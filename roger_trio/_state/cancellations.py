@@ -25,6 +25,7 @@ class Conclusion:
     at: float
     inbox: str
     nonce: str
+    born: float
 
 
 class Cancellations:
@@ -65,7 +66,7 @@ class Cancellations:
     def conclude(self, concluded: CancelConcluded) -> None:
         """A cancelled job is over."""
         self._remembered.pop(concluded.job, None)
-        conclusion = Conclusion(concluded.at, concluded.inbox, concluded.nonce)
+        conclusion = Conclusion(concluded.at, concluded.inbox, concluded.nonce, concluded.born)
         self._concluded[concluded.job] = conclusion
 
     def forget(self, job: str) -> None:
@@ -98,7 +99,9 @@ class Cancellations:
         for job, since in self._remembered.items():
             yield CancelRemembered(job, since)
         for job, conclusion in self._concluded.items():
-            yield CancelConcluded(job, conclusion.at, conclusion.inbox, conclusion.nonce)
+            yield CancelConcluded(
+                job, conclusion.at, conclusion.inbox, conclusion.nonce, conclusion.born
+            )
 
 
 def _first(jobs: Mapping[str, object], count: int) -> list[str]:

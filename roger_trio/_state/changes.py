@@ -141,6 +141,7 @@ class Ended:
     job: str
     attempt: str
     at: float
+    born: float = 0.0
 
 
 @attrs.frozen
@@ -169,6 +170,7 @@ class CancelConcluded:
     at: float
     inbox: str
     nonce: str
+    born: float = 0.0
 
 
 @attrs.frozen
@@ -228,11 +230,6 @@ class TombstonesExpired:
     before: float
 
 
-@attrs.frozen
-class JobsForgotten:
-    """The broker is a new one: no job exists."""
-
-
 Change = (
     KeyTaken
     | KeyConfirmed
@@ -257,7 +254,6 @@ Change = (
     | Joined
     | Left
     | TombstonesExpired
-    | JobsForgotten
 )
 
 _TAGGED: Tagged[Change] = Tagged(typing.get_args(Change))

@@ -25,7 +25,7 @@ def claim(draft: Draft, op: Claim) -> Claimed | HeldBy:
             draft.change(c.KeyTaken(op.key, op.job, op.queue, draft.now, op.nonce, op.inbox))
     elif op.nonce not in hold.nonces:
         draft.change(c.Settled(op.nonce, draft.now, None))
-    _revive(draft, op.job)
+    revive(draft, op.job)
     return Claimed()
 
 
@@ -35,7 +35,7 @@ def claim_replay(draft: Draft, op: ReplayClaim) -> Claimed | HeldBy:
         return claim(draft, Claim(op.job, op.key or "", op.queue, op.nonce, op.inbox))
     if op.key is None:
         draft.change(c.Settled(op.nonce, draft.now, None))
-        _revive(draft, op.job)
+        revive(draft, op.job)
     else:
         answer = claim(draft, Claim(op.job, op.key, op.queue, op.nonce, op.inbox))
         if isinstance(answer, HeldBy):
@@ -72,7 +72,7 @@ def void_claims(draft: Draft, op: Gone) -> None:
         draft.change(c.Settled(nonce, draft.now, None))
 
 
-def _revive(draft: Draft, job: str) -> None:
+def revive(draft: Draft, job: str) -> None:
     """A job that was over is about to be enqueued again."""
     if job in draft.memory.ended:
         draft.change(c.Revived(job))

@@ -142,9 +142,20 @@ def bury_inbox(draft: Draft, op: Gone) -> None:
     void_claims(draft, op)
 
 
-def begin_afresh(draft: Draft, _op: Fresh) -> None:
-    """The broker was empty: no job that held a key is left."""
-    draft.change(c.JobsForgotten())
+def begin_afresh(draft: Draft, op: Fresh) -> None:
+    """The broker was empty: no job that held a key before is left."""
+    memory, before = draft.memory, op.before
+    for key, hold in list(memory.queue_keys.holds.items()):
+        if hold.since < before:
+            draft.change(c.KeyFreed(key, draft.now))
+    for turn in list(memory.turns.turns.values()):
+        stale = [job for job, it in (turn.waiters or {}).items() if it.since < before]
+        # Those that wait go first, so that none of them is given the key.
+        for job in (*stale, *([turn.job] if turn.since < before else ())):
+            draft.give_up_turn(job, c.TurnLeft(job, draft.now))
+    for job in [job for job, it in memory.running.items() if it.at < before]:
+        draft.change(c.Stopped(job))
+    draft.change(c.TombstonesExpired(before))
 
 
 def _recorded(draft: Draft) -> Recorded:

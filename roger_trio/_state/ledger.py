@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 from . import claiming, controlling, operations as o, starting
-from .changes import Change, JobsForgotten, TombstonesExpired
+from .changes import Change, TombstonesExpired
 from .decisions import Decision
 from .draft import Draft
 from .memory import TOMBSTONE_AGE, Member, Memory
@@ -96,16 +96,6 @@ class Ledger:
             if hold.since <= now - older_than:
                 found.setdefault(claim.inbox, set()).add(hold.job)
         return {inbox: frozenset(jobs) for inbox, jobs in found.items()}
-
-    def forget_jobs(self) -> Decision:
-        """Forget all keys and jobs, as the broker has none: pauses and cancellations stay.
-
-        Returns:
-            What follows.
-        """
-        draft = Draft(self._memory, 0.0)
-        draft.change(JobsForgotten())
-        return draft.done()
 
     def apply(self, change: Change) -> None:
         """Make a change that was decided earlier.

@@ -60,9 +60,15 @@ class Memory:
     waived: Recent = attrs.field(factory=lambda: Recent(TOMBSTONES))
     """Jobs whose queue key was freed by hand: they go on without it."""
 
-    def is_over(self, job: str) -> bool:
-        """Whether a job never starts again."""
-        return job in self.ended or job in self.cancellations.concluded
+    def is_over(self, job: str, born: float = 0.0) -> bool:
+        """Whether a job never starts again.
+
+        Args:
+            job: Its id.
+            born: When it was enqueued, where that is known: ids may be used again.
+        """
+        found = self.ended.get(job) or self.cancellations.concluded.get(job)
+        return found is not None and (not found.born or not born or found.born == born)
 
     def holds_any(self, job: str) -> bool:
         """Whether a job holds or awaits a key, or runs."""
@@ -92,7 +98,7 @@ class Memory:
         yield from (c.Joined(inbox, it.node, it.host) for inbox, it in self.members.items())
         yield from (c.Paused(queue) for queue in sorted(self.paused))
         yield from self.cancellations.snapshot()
-        yield from (c.Ended(job, "", noted.at) for job, noted in self.ended)
+        yield from (c.Ended(job, "", noted.at, noted.born) for job, noted in self.ended)
         yield from self.queue_keys.snapshot()
         yield from self.turns.snapshot()
         for job, running in self.running.items():
@@ -150,7 +156,7 @@ def _end(memory: Memory, change: c.Ended) -> None:
     _free_job(memory, change.job, change.at)
     _settle_attempt(memory, change.attempt, change.at)
     memory.waived.discard(change.job)
-    memory.ended.add(change.job, change.at)
+    memory.ended.add(change.job, change.at, born=change.born)
 
 
 def _remember(memory: Memory, change: c.CancelRemembered) -> None:
@@ -193,14 +199,6 @@ def _expire(memory: Memory, change: c.TombstonesExpired) -> None:
         recent.drop_before(change.before)
 
 
-def _forget_jobs(memory: Memory, _change: c.JobsForgotten) -> None:
-    memory.queue_keys = QueueKeys()
-    memory.turns = Turns()
-    memory.running.clear()
-    for recent in (memory.ended, memory.settled, memory.waived):
-        recent.clear()
-
-
 _APPLY: Final[dict[type[Any], Callable[[Memory, Any], object]]] = {
     c.KeyTaken: _take_key,
     c.KeyConfirmed: lambda memory, it: memory.queue_keys.confirm(it.key),
@@ -225,5 +223,4 @@ _APPLY: Final[dict[type[Any], Callable[[Memory, Any], object]]] = {
     c.Joined: _join,
     c.Left: lambda memory, it: memory.members.pop(it.inbox, None),
     c.TombstonesExpired: _expire,
-    c.JobsForgotten: _forget_jobs,
 }

@@ -67,6 +67,8 @@ class Start:
 
     It tells a late `Requeue` or `Release` of an earlier attempt from one of this attempt.
     """
+    born: float = 0.0
+    """When the job was enqueued: it tells a copy of an ended job from a new one with its id."""
 
 
 @attrs.frozen
@@ -92,6 +94,8 @@ class Release:
     job: str
     attempt: str = ""
     """As in its `Start`; empty: whichever."""
+    born: float = 0.0
+    """As in its `Start`; 0: whichever job with this id."""
 
 
 @attrs.frozen
@@ -102,6 +106,8 @@ class Conclude:
     inbox: str
     nonce: str
     """Unlike in any other conclusion from this inbox; the same when this one is sent again."""
+    born: float = 0.0
+    """As in its `Start`; 0: whichever job with this id."""
 
 
 # Asked by who controls...
@@ -213,7 +219,13 @@ class Gone:
 
 @attrs.frozen
 class Fresh:
-    """The broker was empty: all keys that are remembered from before are void. No answer."""
+    """The queue of commands was made anew, so the broker was empty: older keys are void. No answer.
+
+    Whoever claimed a key since the queue is there holds it, even if that is handled first.
+    """
+
+    before: float
+    """Seconds since the epoch, as of just before the queue was made."""
 
 
 Operation = (

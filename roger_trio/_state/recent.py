@@ -14,6 +14,7 @@ class Noted:
 
     at: float
     note: str | None
+    born: float
 
 
 class Recent:
@@ -42,9 +43,9 @@ class Recent:
         """What was noted under a name."""
         return self._noted.get(name)
 
-    def add(self, name: str, at: float, note: str | None = None) -> None:
+    def add(self, name: str, at: float, note: str | None = None, born: float = 0.0) -> None:
         """Note a name as the latest one."""
-        self._noted[name] = Noted(at, note)
+        self._noted[name] = Noted(at, note, born)
         self._noted.move_to_end(name)
         if len(self._noted) > self._limit:
             self._noted.popitem(last=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from . import changes as c
+from .claiming import revive
 from .decisions import Decision
 from .draft import Draft
 from .operations import (
@@ -26,8 +27,9 @@ Started = Run | Wait | Cancelled | Finished | Duplicate | Elsewhere
 def start(draft: Draft, op: Start) -> Started:
     """May a delivery of a job be started on this node?"""
     memory = draft.memory
-    if memory.is_over(op.job):
+    if memory.is_over(op.job, op.born):
         return Finished()
+    revive(draft, op.job)  # Whatever ended under this id was another job.
     settled = memory.settled.get(op.attempt) if op.attempt else None
     if settled is not None:
         return _again(settled.note)
@@ -56,10 +58,10 @@ def release(draft: Draft, op: Release) -> None:
     memory = draft.memory
     if _is_late(draft, op):
         return
-    if not memory.is_over(op.job) or memory.holds_any(op.job):
+    if not memory.is_over(op.job, op.born) or memory.holds_any(op.job):
         if memory.turns.is_waiting(op.job):
             draft.drop(op.job)
-        draft.give_up_turn(op.job, c.Ended(op.job, op.attempt, draft.now))
+        draft.give_up_turn(op.job, c.Ended(op.job, op.attempt, draft.now, op.born))
     if op.job in memory.cancellations.remembered:
         draft.forget_cancellation(op.job)
 
@@ -70,12 +72,13 @@ def conclude(draft: Draft, op: Conclude) -> First:
     conclusion = memory.cancellations.concluded.get(op.job)
     if conclusion is not None:
         return First((conclusion.inbox, conclusion.nonce) == (op.inbox, op.nonce))
-    if op.job in memory.ended:
+    if op.job in memory.ended and memory.is_over(op.job, op.born):
         return First(is_first=False)
     was_remembered = op.job in memory.cancellations
     if memory.turns.is_waiting(op.job):
         draft.drop(op.job)
-    draft.give_up_turn(op.job, c.CancelConcluded(op.job, draft.now, op.inbox, op.nonce))
+    concluded = c.CancelConcluded(op.job, draft.now, op.inbox, op.nonce, op.born)
+    draft.give_up_turn(op.job, concluded)
     if not was_remembered:  # forgotten meanwhile, for its age
         draft.tell(lambda version: JobCancelled(version, op.job))
     draft.bound_cancellations()

@@ -147,6 +147,7 @@ class Control:
             node=self._node,
             inbox=self._bus.inbox,
             attempt=attempt,
+            born=envelope.queued_at.timestamp(),
         )
         answer = await self._ask_in_order(start, arrival)
         while isinstance(answer, op.Elsewhere):
@@ -203,7 +204,7 @@ class Control:
 
     async def release(self, envelope: Envelope, attempt: str) -> str:
         """Tell that the job is over for good; return what was in the way, or ''."""
-        return await self._tell(op.Release(envelope.id, attempt))
+        return await self._tell(op.Release(envelope.id, attempt, envelope.queued_at.timestamp()))
 
     async def conclude(self, envelope: Envelope, attempt: str) -> bool | None:
         """Tell that a cancelled job has ended or been met.
@@ -211,7 +212,8 @@ class Control:
         Returns:
             Whether this is the first to tell; None if that could not be found out in time.
         """
-        operation = op.Conclude(envelope.id, self._bus.inbox, attempt)
+        born = envelope.queued_at.timestamp()
+        operation = op.Conclude(envelope.id, self._bus.inbox, attempt, born)
         with trio.move_on_after(SETTLE_TIMEOUT, shield=True):
             try:
                 answer = await self._courier.ask(self.partition, operation)

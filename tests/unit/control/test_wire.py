@@ -91,7 +91,7 @@ def test_the_form_of_messages() -> None:
         "kind": "commands",
         "inbox": "i",
         "batch": 7,
-        "ops": [["Start", "1", "q", None, "e", "n", "i", "", ""]],
+        "ops": [["Start", "1", "q", None, "e", "n", "i", "", "", 0.0]],
     }
     keys = Keys((HeldKey("k", "queue", "1", "q", 1.5, None, 0),))
     answers: list[Answer] = [Run(), Recorded((("n", "i"),)), keys]

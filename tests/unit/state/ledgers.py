@@ -90,6 +90,7 @@ def start(
     node: str = "a",
     instead_of: str = "",
     attempt: str = "",
+    born: float = 0.0,
 ) -> Start:
     """Return a start on a node, whose inbox is named like it with ``@`` before it."""
-    return Start(job, "q", queue_key, execution_key, node, f"@{node}", instead_of, attempt)
+    return Start(job, "q", queue_key, execution_key, node, f"@{node}", instead_of, attempt, born)

@@ -15,6 +15,7 @@ from roger_trio._state.operations import (
     Elsewhere,
     Finished,
     First,
+    Fresh,
     Gone,
     HeldBy,
     JobCancelled,
@@ -244,7 +245,7 @@ def test_pauses_and_cancellations_survive_a_new_broker(state: Journaled) -> None
     state.ask(cancel("1"))
     state.ask(cancel("2"))
     state.ask(Conclude("2", "@a", "x"))
-    state.keep(state.ledger.forget_jobs())
+    state.ask(Fresh(before=state.now + 1))
     assert state.ask(Sync("a", "@a", "host")) == Synced(3, ("q",), ("1", "2"))
 
 

@@ -6,9 +6,14 @@ import pytest
 
 from roger_trio._state.decisions import Drop, Forward
 from roger_trio._state.operations import (
+    Cancel,
+    Cancelled,
+    Conclude,
     Duplicate,
     Elsewhere,
     Finished,
+    First,
+    Fresh,
     Gone,
     Leave,
     Purged,
@@ -21,7 +26,7 @@ from roger_trio._state.operations import (
     Wait,
 )
 
-from .ledgers import Journaled, start
+from .ledgers import Journaled, claim, start
 
 
 @pytest.fixture
@@ -220,9 +225,40 @@ def test_a_new_broker_has_no_jobs(state: Journaled) -> None:
     state.ask(start("1", "k"))
     state.ask(start("2"))
     state.ask(Release("3"))
-    state.keep(state.ledger.forget_jobs())
+    state.ask(Fresh(before=state.now + 1))
     assert state.holders() == {}
     assert state.ask(start("3")) == Run()
+
+
+def test_what_was_claimed_since_the_queue_is_there_is_not_void(state: Journaled) -> None:
+    """Of a key's turns the older ones go, and the first of the new ones is sent on."""
+    state.ask(start("old holder", "k"))
+    state.ask(start("old waiter"))
+    state.now += 10
+    state.ask(claim("new", "other"))
+    state.ask(start("new waiter"))
+    assert state.decide(Fresh(before=state.now)).moves[-1:] == (Forward("new waiter"),)
+    assert state.holders() == {"other": "new", "e": "new waiter"}
+
+
+def test_an_id_can_be_used_again(state: Journaled) -> None:
+    """A copy of a job that ended is forgotten; a job enqueued later under its id is another one."""
+    first, second = start("1", None, born=1.0), start("1", None, born=2.0)
+    assert state.ask(first) == Run()
+    state.ask(Release("1", "", 1.0))
+    assert state.ask(first) == Finished()
+    assert state.ask(second) == Run()
+    state.ask(Release("1", "", 2.0))
+    assert state.ask(second) == Finished()
+
+
+def test_the_id_of_a_cancelled_job_can_be_used_again(state: Journaled) -> None:
+    """Its copies stay cancelled; a job enqueued later under its id runs."""
+    state.ask(Cancel("1", "client", 1))
+    assert state.ask(start("1", None, None, born=1.0)) == Cancelled()
+    assert state.ask(Conclude("1", "@a", "x", 1.0)) == First(is_first=True)
+    assert state.ask(start("1", None, None, born=1.0)) == Finished()
+    assert state.ask(start("1", None, None, born=2.0)) == Run()
 
 
 def test_a_repeated_start_of_an_attempt_that_waited_takes_nothing(state: Journaled) -> None:

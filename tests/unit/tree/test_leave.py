@@ -114,7 +114,9 @@ async def test_a_job_with_a_key_asks_first_and_tells_how_it_ended(
     await bench.handle(execution_key="x", args={"outcome": outcome})
     [start] = bench.desk.asked
     assert isinstance(start, op.Start)
-    assert bench.desk.told == [told("j1", start.attempt)]
+    [end] = bench.desk.told
+    assert isinstance(end, told)
+    assert (end.job, end.attempt) == ("j1", start.attempt)
     assert start.attempt
     assert bench.broker.acked == ["j1"]
 
