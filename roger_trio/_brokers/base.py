@@ -240,7 +240,7 @@ class Broker(Protocol):
 
         Returns:
             The names of those that were not there and were made by this call, or by an earlier
-            one that failed half way. Of several that declare a queue at once, one made it.
+            one that failed half way. Of several that declare a queue at once, each may be told.
 
         Raises:
             QueueRefused: One exists with other arguments; the message names both sides.

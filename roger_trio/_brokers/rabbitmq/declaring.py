@@ -7,14 +7,14 @@ empty one; and a new quorum queue is not relied on until it is safe from a crash
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import contextmanager
 from typing import Any, Final
 
 import trio
 from pamqp import commands as spec
 
-from ..base import BrokerError, QueueMissing, QueueRefused, QueueSpec
+from ..base import QueueMissing, QueueRefused, QueueSpec
 from . import topology
 from .connection import Connection
 from .link import Link
@@ -23,10 +23,6 @@ logger = logging.getLogger(__name__)
 
 _MOURNING: Final = 0.5
 """Seconds between a queue's death being noticed and its being made anew."""
-_LOCK_PATIENCE: Final = 5.0
-"""Seconds that another process may take to make a queue: it may be frozen in the middle."""
-_LOCK_PAUSE: Final = 0.02
-_LOCKED: Final = "RESOURCE_LOCKED"
 
 
 class Declarations:
@@ -152,38 +148,18 @@ class Declarations:
     async def _declare_shared(
         self, connection: Connection, name: str, arguments: topology.Arguments
     ) -> bool:
-        """Declare a queue that others declare too; return whether we made it."""
+        """Declare a queue that others declare too; return whether it was not there.
+
+        The broker's answer does not say who made it: of two at the same time, both think so.
+        """
         with _explaining(name, arguments):
-            if await _queue_exists(connection, name):
-                await _declare_queue(connection, name, arguments)
-                return False
-            async with self._making(connection, name):
-                is_new = not await _queue_exists(connection, name)
-                if is_new:
-                    self._made.add(name)  # Before: the answer may be lost.
-                await _declare_queue(connection, name, arguments)
+            is_new = not await _queue_exists(connection, name)
+            if is_new:
+                self._made.add(name)  # Before: the answer may be lost.
+            await _declare_queue(connection, name, arguments)
         if is_new:
             self._on_made(name)
         return is_new
-
-    @asynccontextmanager
-    async def _making(self, connection: Connection, name: str) -> AsyncGenerator[None]:
-        """Be the only process that makes this queue: the broker's answer does not say who did.
-
-        The lock is a queue that only our connection may have, and that goes with it. It is not
-        waited for without end: two that think they made a queue are better than none that can.
-        """
-        lock = topology.making_lock(self._prefix, name)
-        is_ours = False
-        with trio.move_on_after(_LOCK_PATIENCE):
-            while not (is_ours := await _take_lock(connection, lock)):  # noqa: ASYNC110
-                await trio.sleep(_LOCK_PAUSE)
-        try:
-            yield
-        finally:
-            if is_ours:
-                with trio.CancelScope(shield=True), suppress(BrokerError):
-                    await connection.control(spec.Queue.Delete(queue=lock))
 
     # Delays...
 
@@ -275,17 +251,6 @@ async def _declare_exchange(
             exchange=name, exchange_type=kind, durable=True, arguments=dict(arguments or {})
         )
     )
-
-
-async def _take_lock(connection: Connection, lock: str) -> bool:
-    """Try to have a queue for ourselves; False while another connection has it."""
-    try:
-        await connection.control(spec.Queue.Declare(queue=lock, exclusive=True, auto_delete=True))
-    except QueueRefused as exc:
-        if _LOCKED in str(exc):
-            return False
-        raise
-    return True
 
 
 async def _queue_exists(connection: Connection, name: str) -> bool:

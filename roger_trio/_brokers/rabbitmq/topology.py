@@ -75,11 +75,6 @@ def topics_exchange(prefix: str) -> str:
     return f"{prefix}roger.topics"
 
 
-def making_lock(prefix: str, queue: str) -> str:
-    """Return the queue that whoever makes `queue` has for itself meanwhile."""
-    return f"{prefix}roger.making.{_word(queue)}"
-
-
 def level_name(prefix: str, level: int) -> str:
     """Return the name of a level's queue and exchange."""
     return f"{prefix}roger.delay.{level:02}"
