@@ -95,7 +95,7 @@ class _Place:
     """A job's place in the line of those that ask for leave."""
 
     arrival: int
-    operation: op.Operation
+    operation: op.Start
     answer: Callable[[], Awaitable[op.Answer]] | None = None
     """Waits for it, once it was asked."""
 
@@ -158,7 +158,7 @@ class Control:
             return answer
         raise TypeError(f"expected leave to start a job or a refusal, got {answer!r}")
 
-    async def _ask_in_order(self, operation: op.Operation, arrival: int) -> op.Answer:
+    async def _ask_in_order(self, operation: op.Start, arrival: int) -> op.Answer:
         """Ask; of those that ask at the same moment, the first to arrive goes first.
 
         Workers that get their deliveries at one moment run in any order, but who is first to ask
@@ -167,10 +167,14 @@ class Control:
         place = _Place(arrival, operation)
         self._line.append(place)
         await trio.lowlevel.cancel_shielded_checkpoint()
-        line, self._line = sorted(self._line, key=lambda each: each.arrival), []
-        for each in line:
-            each.answer = self._courier.post(self.partition, each.operation)
-        if place.answer is None:  # Whoever was first to come back here has asked for all.
+        if place.answer is None:
+            # Those before this one are in line by now. Of those behind it some may be still to
+            # come, so they are left to ask for themselves.
+            for each in sorted(self._line, key=lambda each: each.arrival):
+                if each.operation.queue == operation.queue and each.arrival <= arrival:
+                    each.answer = self._courier.post(self.partition, each.operation)
+            self._line = [each for each in self._line if each.answer is None]
+        if place.answer is None:
             raise RuntimeError("a job that was in line has not asked")
         return await place.answer()
 

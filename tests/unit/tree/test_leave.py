@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import attrs
@@ -14,7 +15,7 @@ from roger_trio._brokers.base import Message
 from roger_trio._control.waiting import EXECUTION_KEY, QUEUE
 from roger_trio._jobs import wire
 from roger_trio._state import operations as op
-from roger_trio._tree.control import FinishedJobs
+from roger_trio._tree.control import Control, FinishedJobs
 from roger_trio._tree.performing import Running, StopReason
 from roger_trio._tree.worker import Worker
 from tests.unit.tree.fakes import (
@@ -199,6 +200,38 @@ def test_who_cancels_an_interrupted_job_ends_it_for_good() -> None:
         each.stop(StopReason.SHUTDOWN)
     assert interrupted.stopped is StopReason.CANCELLED
     assert lost.stopped is StopReason.LOST
+
+
+async def test_jobs_ask_in_the_order_they_came_in() -> None:
+    """Also where those that come in later are ahead of others within a turn of the scheduler."""
+    rows: list[list[int]] = []
+    for _ in range(50):
+        asked: list[int] = []
+
+        class Courier(Desk):
+            def post(
+                self,
+                partition: str,
+                operation: op.Operation,
+                asked: list[int] = asked,
+            ) -> Callable[[], Awaitable[op.Answer]]:
+                assert isinstance(operation, op.Start)
+                asked.append(int(operation.job))
+                return super().post(partition, operation)
+
+        control = make_control(Courier())
+
+        async def ask(number: int, control: Control = control) -> None:
+            envelope = make_envelope(id=str(number), execution_key="e")
+            await control.ask_leave(envelope, "attempt", number)
+
+        async with trio.open_nursery() as nursery:
+            for number in range(12):
+                nursery.start_soon(ask, number)
+                if number % 3 == 2:
+                    await trio.lowlevel.checkpoint()
+        rows.append(asked)
+    assert rows == [list(range(12))] * 50
 
 
 def test_finished_jobs_are_remembered_within_bounds() -> None:
