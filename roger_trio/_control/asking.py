@@ -44,6 +44,12 @@ class Asking:
         self._complaints: set[str] = set()
         self._listening = trio.Event()
 
+    def _settle(self) -> None:
+        """Note that all other nodes are known; who waits to learn of them need not any more."""
+        self._settled = True
+        for each in self._gatherings.values():
+            each.look_again()
+
     async def wait_listening(self) -> None:
         """Wait until what is said to the inbox is heard."""
         await self._listening.wait()
@@ -159,13 +165,11 @@ class Asking:
     async def _gather_all(
         self, gathering: Gathering, question: Mapping[str, Any], timeout: float
     ) -> None:
-        gathering.is_complete = self._settled
-
         def missing() -> set[str]:
             return self.roster.inboxes - gathering.replies.keys()
 
-        def is_over() -> bool:
-            return gathering.is_complete and not missing()
+        def is_over() -> bool:  # Who has just joined learns meanwhile who else is there.
+            return (gathering.is_complete or self._settled) and not missing()
 
         question = {**question, "roster": True}
         message = wire.Question(self.inbox, gathering.request, question)

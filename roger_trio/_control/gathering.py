@@ -81,6 +81,10 @@ class Gathering:
             self.gone.add(inbox)
             self._news.unpark_all()
 
+    def look_again(self) -> None:
+        """Have who waits look whether it still has to."""
+        self._news.unpark_all()
+
     async def news(self) -> None:
-        """Wait for the next reply, or for one that will not come."""
+        """Wait for the next reply, or for one that will not come, or to `look_again`."""
         await self._news.park()
