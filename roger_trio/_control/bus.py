@@ -109,7 +109,7 @@ class Bus(Asking):
         """
         await self.wait_listening()
         if self._alone:  # Who comes at the same moment hears this, and introduces itself.
-            self._settled = True
+            self._settle()
             self.hello_soon()
             return None
         with self.expect() as gathering:
@@ -118,7 +118,7 @@ class Bus(Asking):
             for card in gathering.cards.values():
                 if self._is_namesake(card) and (card.settled or card.inbox < self.inbox):
                     return card
-        self._settled = True
+        self._settle()
         return None
 
     def hello_soon(self) -> None:

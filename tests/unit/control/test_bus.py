@@ -273,6 +273,23 @@ async def test_foreign_bytes_are_logged_once_and_ignored(
     assert len(records) == 1
 
 
+async def test_a_lone_node_that_asks_before_it_has_joined_waits_for_nobody(
+    autojump_clock: MockClock,
+) -> None:
+    """Once it knows that there are no others, its question is over."""
+    with trio.fail_after(60):
+        async with memory_broker() as broker, trio.open_nursery() as nursery:
+            bus = Bus(broker, identity("a"))
+            await nursery.start(bus.run)
+            began = trio.current_time()
+            async with trio.open_nursery() as asking:
+                asking.start_soon(bus.ask_nodes, QUESTION)
+                await wait_all_tasks_blocked()
+                assert await bus.join() is None
+            assert trio.current_time() - began < 0.1
+            nursery.cancel_scope.cancel()
+
+
 async def test_reasons_for_complaints_do_not_pile_up(caplog: pytest.LogCaptureFixture) -> None:
     """Who sends ever new rubbish fills no log."""
     with trio.fail_after(5):
