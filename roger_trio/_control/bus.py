@@ -44,7 +44,7 @@ class Bus(Asking):
         """Called with each event and its partition."""
         self.on_question: Callable[[Mapping[str, Any], Asker], None] | None = None
         """Called with each question; `reply_soon` answers it."""
-        self.on_answers: Callable[[str, int, Sequence[Answer]], None] | None = None
+        self.on_answers: Callable[[str, int, Sequence[Answer | None]], None] | None = None
         """Called with a coordinator's answers: partition, number of the batch, answers."""
         self._alone = False
         self._nursery: trio.Nursery | None = None

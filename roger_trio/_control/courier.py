@@ -122,7 +122,11 @@ class Courier:
                 self._nursery.start_soon(lane.run)
         return lane
 
-    def _take_answers(self, partition: str, batch: int, answers: Sequence[Answer]) -> None:
+    def _repeat(self) -> None:
+        for lane in self._lanes.values():
+            lane.repeat()
+
+    def _take_answers(self, partition: str, batch: int, answers: Sequence[Answer | None]) -> None:
         lane = self._lanes.get(partition)
         if lane is not None:
             lane.take_answers(batch, answers)

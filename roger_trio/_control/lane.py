@@ -125,8 +125,11 @@ class Lane:
         if self._is_napping:
             self._nap.cancel()
 
-    def take_answers(self, number: int, answers: Sequence[Answer]) -> None:
-        """Take the answers to a message; those that come again are ignored."""
+    def take_answers(self, number: int, answers: Sequence[Answer | None]) -> None:
+        """Take the answers to a message; those that come again are ignored.
+
+        What could not be decided counts as not answered.
+        """
         batch = self._unanswered.get(number) or self._repeated.get(number)
         if batch is None:
             return
@@ -134,10 +137,11 @@ class Lane:
             text = f"{len(batch.entries)} operations were asked and {len(answers)} answered"
             raise wire.Foreign(text)
         for (call, index), answer in zip(batch.entries, answers, strict=True):
-            if not call.is_over:
+            if answer is not None and not call.is_over:
                 call.answer(index, answer)
         self._repeated.pop(number, None)
-        self._unanswered.pop(number, None)
+        if not (None in answers and batch.open_entries()):
+            self._unanswered.pop(number, None)
         if not self._unanswered:
             self._repeated.clear()
             self._nap.deadline = math.inf

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -14,11 +15,23 @@ from .._brokers.base import Broker, BrokerError, Channel, Delivery, QueueMissing
 from .._state.changes import Change
 from .._state.decisions import Decision, Move
 from .._state.ledger import Ledger
-from .._state.operations import Answer, Claim, Event, Gone, Purged, ReplayClaim, Wait
+from .._state.operations import (
+    ONE_WAY,
+    Answer,
+    Claim,
+    Event,
+    Gone,
+    Operation,
+    Purged,
+    ReplayClaim,
+    Wait,
+)
 from .._state.store import Store
 from .._topology import NODES_TOPIC, PartitionNames, QueueNames
 from . import wire
 from .waiting import WaitingJobs
+
+logger = logging.getLogger(__name__)
 
 _PREFETCH: Final = 1000
 """Messages whose operations may be decided with one save."""
@@ -28,6 +41,8 @@ _EXPIRE_EVERY: Final = 60.0
 """Seconds between looks for what need not be remembered any more."""
 _CONFIRM_WITHIN: Final = 5.0
 """Seconds that a claim may be provisional before its sender is looked for; it is, twice."""
+_SKIP_FOR: Final = 60.0
+"""Seconds for which an operation that could not be decided is skipped; then it is tried again."""
 
 
 @attrs.frozen(kw_only=True)
@@ -43,6 +58,8 @@ class Duties:
     """Finds out whether anybody listens at an inbox."""
     complain: Callable[[str], None]
     """Logs something once for each text."""
+    skipped: dict[Operation, float] = attrs.Factory(dict)
+    """What could not be decided, because of a bug: until when, on Trio's clock, it is skipped."""
 
 
 @attrs.define
@@ -178,7 +195,7 @@ class Term:
             batch.take(ledger.expire(self._now()))
         gone, self._gone = self._gone, []
         for inbox in gone:
-            batch.take(ledger.handle(Gone(inbox), self._now()))
+            self._handle(Gone(inbox), batch)
         for each in self._waiting.arrivals():
             batch.take(ledger.arrive(each.job, each.queue, each.execution_key, self._now()))
         count = 0
@@ -205,18 +222,43 @@ class Term:
 
     async def _answer(self, message: wire.Commands, batch: Batch) -> None:
         """Decide about the operations of one message."""
-        answers: list[Answer] = []
+        answers: list[Answer | None] = []
         for operation in message.operations:
-            decision = self._ledger.handle(operation, self._now())
-            batch.take(decision)
+            decision = self._handle(operation, batch)
             batch.has_claims |= isinstance(operation, Claim | ReplayClaim)
-            if decision.purge is not None:
+            if decision is None:
+                if not isinstance(operation, ONE_WAY):
+                    answers.append(None)
+            elif decision.purge is not None:
                 answers.append(Purged(await self._purge(decision.purge)))
             elif decision.answer is not None:
                 answers.append(decision.answer)
         if answers:
             body = wire.encode(wire.Answers(self._duties.partition, message.batch, answers))
             batch.answers.append((message.inbox, body))
+
+    def _handle(self, operation: Operation, batch: Batch) -> Decision | None:
+        """Decide about one operation; None: it is skipped, as deciding it failed before.
+
+        Raises:
+            Exception: A bug. The ledger may be half changed and has to be loaded again; the
+                commands come again, too, and this one must not end the next term.
+        """
+        skipped, now = self._duties.skipped, trio.current_time()
+        if skipped.get(operation, now) > now:
+            return None
+        try:
+            decision = self._ledger.handle(operation, self._now())
+        except Exception:
+            text = "partition %r: the operation %s cannot be decided, and is skipped for %g s"
+            kind = type(operation).__name__
+            logger.exception(text, self._duties.partition, kind, _SKIP_FOR)
+            for each in [each for each, until in skipped.items() if until <= now]:
+                del skipped[each]
+            skipped[operation] = now + _SKIP_FOR
+            raise
+        batch.take(decision)
+        return decision
 
     async def _purge(self, queue: str) -> int:
         """Empty a queue now: no key of a job of it can be claimed meanwhile."""

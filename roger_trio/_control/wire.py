@@ -9,8 +9,9 @@
     {"roger":1,"kind":"reply","node":"…","inbox":"…","request":9,"reply":{…}}
 
 An operation, answer or event is a list: the name of its class, then its fields in order. Answers
-are those to the batch's operations that have one, in order. What is not exactly of this form is
-refused, never guessed; unknown keys of the object are ignored.
+are those to the batch's operations that have one, in order; null stands for one that cannot be
+given now. What is not exactly of this form is refused, never guessed; unknown keys of the object
+are ignored.
 """
 
 from __future__ import annotations
@@ -57,7 +58,8 @@ class Answers:
 
     partition: str
     batch: int
-    answers: Sequence[Answer]
+    answers: Sequence[Answer | None]
+    """None: the operation could not be decided, and may be asked again."""
 
 
 @attrs.frozen
@@ -141,7 +143,7 @@ def _body(message: Message) -> dict[str, Any]:
             ops = list(map(_OPERATIONS.pack, operations))
             return {"kind": "commands", "inbox": inbox, "batch": batch, "ops": ops}
         case Answers(partition, batch, answers):
-            packed = list(map(_ANSWERS.pack, answers))
+            packed = [None if each is None else _ANSWERS.pack(each) for each in answers]
             return {"kind": "answers", "partition": partition, "batch": batch, "answers": packed}
         case EventMessage(partition, event):
             return {"kind": "event", "partition": partition, "event": _EVENTS.pack(event)}
@@ -173,7 +175,8 @@ def _commands(fields: dict[str, Any]) -> Commands:
 
 
 def _answers(fields: dict[str, Any]) -> Answers:
-    answers = list(map(_ANSWERS.unpack, _field(fields, "answers", list)))
+    listed = _field(fields, "answers", list)
+    answers = [None if each is None else _ANSWERS.unpack(each) for each in listed]
     return Answers(_field(fields, "partition", str), _field(fields, "batch", int), answers)
 
 

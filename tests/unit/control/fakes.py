@@ -18,7 +18,7 @@ from roger_trio._control.controls import Controls
 from roger_trio._control.gathering import Asker
 from roger_trio._control.roster import Identity
 from roger_trio._state.ledger import Ledger
-from roger_trio._state.operations import ONE_WAY, Operation, Purged
+from roger_trio._state.operations import ONE_WAY, Answer, Operation, Purged
 from roger_trio._topology import NODES_TOPIC, PartitionNames, QueueNames
 
 STARTED = datetime(2024, 12, 31, 23, 59, 59, tzinfo=UTC)
@@ -91,6 +91,8 @@ class FakeCoordinator:
         self.batches: list[list[Operation]] = []
         self.losing = 0
         """How many messages' answers are still to be lost."""
+        self.undecided: set[Operation] = set()
+        """What it cannot decide."""
         self.is_stuck = False
         """Whether it takes nothing."""
         self.heard = trio.lowlevel.ParkingLot()
@@ -124,8 +126,11 @@ class FakeCoordinator:
             self.heard.unpark_all()
 
     async def _answer(self, channel: Channel, message: wire.Commands) -> None:
-        answers = []
+        answers: list[Answer | None] = []
         for operation in message.operations:
+            if operation in self.undecided:
+                answers.append(None)
+                continue
             decision = self.ledger.handle(operation, time.time())
             for event in decision.events:
                 channel.say(NODES_TOPIC, wire.encode(wire.EventMessage(self._partition, event)))

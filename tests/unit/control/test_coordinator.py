@@ -17,6 +17,8 @@ from roger_trio._control.controls import Controls
 from roger_trio._control.coordinator import Coordinator
 from roger_trio._control.waiting import EXECUTION_KEY, QUEUE
 from roger_trio._state import operations as op
+from roger_trio._state.decisions import Decision
+from roger_trio._state.ledger import Ledger
 from roger_trio._state.store import Store
 from roger_trio._topology import PartitionNames, QueueNames
 from tests.unit.control.fakes import controls, identity, memory_broker
@@ -149,6 +151,46 @@ async def test_a_save_that_fails_ends_it_and_the_command_comes_again(
                 assert answers == []
                 await coordinator.run()
     assert answers == [op.Claimed()]
+
+
+async def test_an_operation_that_cannot_be_decided_holds_up_nobody_else(
+    autojump_clock: Clock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It ends one term; the next one answers the others, and tries it again after a minute."""
+    handle, poison = Ledger.handle, op.Pause("default", "inbox.x", 1)
+    failures, answers = [KeyError("no rule")], list[tuple[op.Answer, float]]()
+
+    def fail(self: Ledger, operation: op.Operation, now: float) -> Decision:
+        if operation == poison and failures:
+            raise failures.pop()
+        return handle(self, operation, now)
+
+    monkeypatch.setattr(Ledger, "handle", fail)
+    with trio.fail_after(600):
+        async with memory_broker() as broker, controls(broker, identity()) as node:
+            coordinator = Coordinator(broker, "", "p", Store(MemoryPersister(), "p"), heard)
+
+            async def run() -> None:
+                with pytest.raises(KeyError):
+                    await coordinator.run()
+                await coordinator.run()
+
+            async def ask(operation: op.Operation) -> None:
+                answers.append((await node.courier.ask("p", operation), trio.current_time()))
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(run)
+                await coordinator.declared.wait()
+                async with trio.open_nursery() as asking:
+                    for each in (claim("j1", "k1"), poison, claim("j2", "k2")):
+                        asking.start_soon(ask, each)
+                coordinator.stop()
+    assert [answer for answer, _ in answers] == [op.Claimed(), op.Claimed(), op.Recorded(())]
+    assert answers[1][1] < 5
+    assert 60 <= answers[2][1] < 70
+    [error] = [each for each in caplog.records if each.levelno == logging.ERROR]
+    assert "Pause" in error.getMessage()
+    assert error.exc_info is not None
 
 
 async def test_when_one_goes_the_next_one_knows_all_and_answers(autojump_clock: Clock) -> None:
