@@ -331,7 +331,9 @@ class Broker(Protocol):
         """
         ...
 
-    def listen(self, *topics: str) -> AbstractAsyncContextManager[trio.MemoryReceiveChannel[bytes]]:
+    def listen(
+        self, *topics: str, on_again: Callable[[], None] | None = None
+    ) -> AbstractAsyncContextManager[trio.MemoryReceiveChannel[bytes]]:
         """Receive what is broadcast to any of `topics` from now on, in the order it was said.
 
         All of them are heard, or none: after a lost connection, hearing anything on one topic
@@ -339,5 +341,10 @@ class Broker(Protocol):
 
         The channel is bounded: who leaves too much unread loses the newest, and a WARNING says so
         once. What is said while the connection is lost is missed.
+
+        Args:
+            topics: What to listen to.
+            on_again: Called each time that it is heard again what is said, and something may have
+                been missed before. Synchronously: it must neither block nor raise.
         """
         ...

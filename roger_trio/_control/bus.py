@@ -46,6 +46,8 @@ class Bus(Asking):
         """Called with each question; `reply_soon` answers it."""
         self.on_answers: Callable[[str, int, Sequence[Answer | None]], None] | None = None
         """Called with a coordinator's answers: partition, number of the batch, answers."""
+        self.on_again: Callable[[], None] | None = None
+        """Called when what is said is heard again: answers may have been missed before."""
         self._alone = False
         self._nursery: trio.Nursery | None = None
 
@@ -73,8 +75,10 @@ class Bus(Asking):
             try:
                 if self.is_node and not self._settled:  # Before we hear ourselves.
                     self._alone = not await self._broker.broadcast(NODES_TOPIC, self._hello())
-                async with self._broker.listen(*topics) as heard:
-                    if not self._listening.is_set():
+                async with self._broker.listen(*topics, on_again=self._hear_again) as heard:
+                    if self._listening.is_set():
+                        self._hear_again()
+                    else:
                         self._listening.set()
                         task_status.started()
                     async for body in heard:
@@ -136,6 +140,10 @@ class Bus(Asking):
         return card.identity.name == name and card.inbox != self.inbox
 
     # Hearing...
+
+    def _hear_again(self) -> None:
+        if self.on_again is not None:
+            self.on_again()
 
     def _hear(self, body: bytes) -> None:
         """Take what came; whatever it is, the next one is heard."""

@@ -33,6 +33,7 @@ class Courier:
         self._lanes: dict[str, Lane] = {}
         self._nursery: trio.Nursery | None = None
         bus.on_answers = self._take_answers
+        bus.on_again = self._repeat
 
     async def run(self) -> None:
         """Take operations on their way until cancelled; before that they wait."""

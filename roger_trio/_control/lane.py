@@ -93,6 +93,13 @@ class _Batch:
 
     entries: list[_Entry]
     sent_at: float
+    is_missed: bool = False
+    """Whether its answer may have been missed, so that it is to be sent again at once."""
+
+    @property
+    def repeat_at(self) -> float:
+        """When it is to be sent again."""
+        return -math.inf if self.is_missed else self.sent_at + REPEAT_AFTER
 
     def open_entries(self) -> list[_Entry]:
         return [
@@ -146,6 +153,13 @@ class Lane:
             self._repeated.clear()
             self._nap.deadline = math.inf
 
+    def repeat(self) -> None:
+        """Send again at once what is not answered: its answer may have been missed."""
+        for batch in self._unanswered.values():
+            batch.is_missed = True
+        if self._is_napping:
+            self._nap.cancel()
+
     async def flush(self) -> None:
         """Wait until the broker keeps all that came up, or this lane is closed."""
         while (self._asking or self._is_sending) and not self._is_closed:
@@ -180,8 +194,7 @@ class Lane:
                 self._is_napping = False
 
     def _next_repeat(self) -> float:
-        sent_at = (each.sent_at for each in self._unanswered.values())
-        return min(sent_at, default=math.inf) + REPEAT_AFTER
+        return min((each.repeat_at for each in self._unanswered.values()), default=math.inf)
 
     # Sending...
 
@@ -258,12 +271,14 @@ class Lane:
 
     async def _send_again(self) -> None:
         """Send again what should have been answered, if there is somebody to answer."""
-        limit = trio.current_time() - REPEAT_AFTER
-        overdue = {n: each for n, each in self._unanswered.items() if each.sent_at <= limit}
+        now = trio.current_time()
+        overdue = {n: each for n, each in self._unanswered.items() if each.repeat_at <= now}
         entries: dict[_Entry, None] = {}
         for batch in overdue.values():
             entries.update(dict.fromkeys(batch.open_entries()))
-        is_heard = bool(entries) and await self._has_coordinator()
+        # After a reconnect the coordinator, too, may be about to come back.
+        is_missed = any(each.is_missed for each in overdue.values())
+        is_heard = bool(entries) and (is_missed or await self._has_coordinator())
         for number, batch in overdue.items():
             if is_heard or not batch.open_entries():
                 if self._unanswered.pop(number, None):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import NoReturn
 
@@ -75,6 +75,8 @@ class WrappingBroker:
         """Hand `body` to everybody who listens to `topic` now; return whether anybody does."""
         return await self._inner.broadcast(topic, body)
 
-    def listen(self, *topics: str) -> AbstractAsyncContextManager[trio.MemoryReceiveChannel[bytes]]:
+    def listen(
+        self, *topics: str, on_again: Callable[[], None] | None = None
+    ) -> AbstractAsyncContextManager[trio.MemoryReceiveChannel[bytes]]:
         """Receive what is broadcast to any of `topics` from now on."""
-        return self._inner.listen(*topics)
+        return self._inner.listen(*topics, on_again=on_again)

@@ -126,6 +126,22 @@ async def test_it_goes_on_after_a_loss(kit: Kit, topic: str) -> None:
                     break
 
 
+async def test_who_may_have_missed_something_is_told(kit: Kit, topic: str) -> None:
+    """Where a loss keeps something from being heard, it is said when all is heard again."""
+    again, said = trio.Event(), 0
+    with trio.fail_after(60):
+        async with kit.broker.listen(topic, on_again=again.set) as heard:
+            await kit.broker.broadcast(topic, b"before")
+            assert await heard.receive() == b"before"
+            assert not again.is_set()
+            await kit.lose_connection()
+            while not await kit.broker.broadcast(topic, b"%d" % said):
+                said += 1
+                await trio.lowlevel.checkpoint()
+            if await heard.receive() != b"0":
+                await again.wait()
+
+
 async def test_several_topics_in_the_order_they_were_said(kit: Kit, topic: str) -> None:
     """One who listens to several topics hears them all as one row, and nothing else."""
     second, foreign = kit.new_topic(), kit.new_topic()

@@ -329,8 +329,13 @@ class EmbeddedBroker:
         self._overdue.update(processes)
 
     @asynccontextmanager
-    async def listen(self, *topics: str) -> AsyncGenerator[trio.MemoryReceiveChannel[bytes]]:
-        """Receive what is broadcast to any of `topics` from now on; see `Broker`."""
+    async def listen(
+        self, *topics: str, on_again: Callable[[], None] | None = None
+    ) -> AsyncGenerator[trio.MemoryReceiveChannel[bytes]]:
+        """Receive what is broadcast to any of `topics` from now on; see `Broker`.
+
+        It goes on while channels are lost: `on_again` is never called.
+        """
         each_once = tuple(dict.fromkeys(map(self.full_topic, topics)))
         name = self._presence.name
         await self._wait_open()

@@ -299,9 +299,11 @@ class RabbitBroker:
         """Hand `body` to everybody who listens to `topic` now; return whether anybody does."""
         return await self._topics.broadcast(topic, body)
 
-    def listen(self, *topics: str) -> AbstractAsyncContextManager[trio.MemoryReceiveChannel[bytes]]:
+    def listen(
+        self, *topics: str, on_again: Callable[[], None] | None = None
+    ) -> AbstractAsyncContextManager[trio.MemoryReceiveChannel[bytes]]:
         """Receive what is broadcast to any of `topics` from now on; see `Broker`."""
-        return self._topics.listen(*topics)
+        return self._topics.listen(*topics, on_again=on_again)
 
     async def _control(self, frame: Any) -> Any:
         connection = await self._consuming.wait_up()

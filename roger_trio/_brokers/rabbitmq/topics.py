@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Final
 
 import trio
@@ -89,15 +90,18 @@ class Topics:
         return confirmation.failures.get(0)
 
     @asynccontextmanager
-    async def listen(self, *topics: str) -> AsyncGenerator[trio.MemoryReceiveChannel[bytes]]:
+    async def listen(
+        self, *topics: str, on_again: Callable[[], None] | None = None
+    ) -> AsyncGenerator[trio.MemoryReceiveChannel[bytes]]:
         """Receive what is said from now on; see `Broker`."""
         await self._consuming.wait_up()
         if self.nursery is None:
             raise ConnectionLost("the broker is closed")
         name = ", ".join(topics)
         listener, scope, done = Listener(name), trio.CancelScope(), trio.Event()
+        keep_listening = partial(self._keep_listening, on_again=on_again)
         try:
-            await self.nursery.start(self._keep_listening, topics, listener, scope, done)
+            await self.nursery.start(keep_listening, topics, listener, scope, done)
             try:
                 yield listener.receive
             finally:
@@ -113,6 +117,8 @@ class Topics:
         listener: Listener,
         scope: trio.CancelScope,
         done: trio.Event,
+        *,
+        on_again: Callable[[], None] | None,
         task_status: trio.TaskStatus[None],
     ) -> None:
         is_started = False
@@ -122,6 +128,8 @@ class Topics:
             if not is_started:
                 is_started = True
                 task_status.started()
+            elif on_again is not None:
+                on_again()
 
         try:
             with scope:

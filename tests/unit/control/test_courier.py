@@ -125,6 +125,52 @@ async def _cancel_soon(scope: trio.CancelScope) -> None:
     scope.cancel()
 
 
+async def test_what_may_have_been_missed_is_asked_again_at_once(
+    autojump_clock: MockClock,
+) -> None:
+    """An answer lost with the connection costs no wait once the bus hears again."""
+    with trio.fail_after(60):
+        async with (
+            memory_broker() as broker,
+            controls(broker) as here,
+            FakeCoordinator(broker).running() as coordinator,
+        ):
+            coordinator.losing = 1
+            began = trio.current_time()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(here.courier.ask, "p", claim("a"))
+                await coordinator.heard.park()
+                assert here.bus.on_again is not None
+                here.bus.on_again()
+            assert trio.current_time() - began < 0.1
+    assert coordinator.operations == [claim("a")] * 2
+
+
+async def test_what_was_not_decided_is_asked_again_later(autojump_clock: MockClock) -> None:
+    """The answers beside it count, and it alone is sent again."""
+    answers: list[object] = []
+    with trio.fail_after(60):
+        async with (
+            memory_broker() as broker,
+            controls(broker) as here,
+            FakeCoordinator(broker).running() as coordinator,
+        ):
+            coordinator.undecided.add(claim("a"))
+
+            async def ask(job: str) -> None:
+                answers.append(await here.courier.ask("p", claim(job)))
+
+            async with trio.open_nursery() as nursery:
+                for job in ("a", "b"):
+                    nursery.start_soon(ask, job)
+                await coordinator.heard.park()
+                await wait_all_tasks_blocked()
+                assert answers == [Claimed()]
+                coordinator.undecided.clear()
+    assert answers == [Claimed()] * 2
+    assert coordinator.batches[1:] == [[claim("a")]]
+
+
 async def test_nothing_is_sent_again_while_nobody_is_there(autojump_clock: MockClock) -> None:
     """One message waits in the queue, and is answered when a coordinator comes."""
     with trio.fail_after(600):
