@@ -6,14 +6,13 @@ import logging
 import sys
 from typing import Annotated
 
-import attrs
 import trio
 import typer
 
 from .._config import Config
 from .._errors import RogerError
 from .._info import VERSION
-from .._tree.serve import serve as serve_node
+from .._tree.serve import serve_as
 from .errors import Refused
 from .examples import with_examples
 from .loading import load_config
@@ -47,9 +46,9 @@ def serve(
     set_up_logs(log_level, log_format)
     try:
         config = load_config(app, imports or ())
-        config = attrs.evolve(config, node_name=config.make_node_name())
-        _announce(config)
-        trio.run(serve_node, config)
+        name = config.make_node_name()
+        _announce(config, name)
+        trio.run(serve_as, config, name)
     except RogerError as exc:
         # Into the log, where it keeps the format, and is found later.
         if isinstance(exc, Refused) and exc.details:
@@ -58,15 +57,15 @@ def serve(
         raise typer.Exit(1) from exc
 
 
-def _announce(config: Config) -> None:
+def _announce(config: Config, name: str) -> None:
     partitions = [
-        f"{name!r} ({', '.join(f'{queue}: {workers}' for queue, workers in queues.items())})"
-        for name, queues in config.partitions.items()
+        f"{each!r} ({', '.join(f'{queue}: {workers}' for queue, workers in queues.items())})"
+        for each, queues in config.partitions.items()
     ]
     logger.info(
         "roger_trio %s, node %r, broker %s, partitions: %s",
         VERSION,
-        config.node_name,
+        name,
         config.broker_config().display,
         ", ".join(partitions) or "none",
     )

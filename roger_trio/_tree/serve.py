@@ -46,7 +46,19 @@ async def serve(
 
     Delivery: a job whose node dies is given to another worker by the broker.
     """
-    name = config.make_node_name()
+    await serve_as(config, config.make_node_name(), task_status=task_status)
+
+
+async def serve_as(
+    config: Config,
+    name: str,
+    *,
+    task_status: trio.TaskStatus[Node] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Run a node under a name that ``config.make_node_name`` gave; see `serve`.
+
+    For who has to know a name that the configuration leaves open, and is unlike any other then.
+    """
     node = Node(config, make_broker(config, name=name, consumes=True), name)
     is_program = task_status is trio.TASK_STATUS_IGNORED
     error: RogerError | None = None

@@ -7,9 +7,13 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 import roger_trio as roger
+from roger_trio._brokers.choose import make_broker
 from roger_trio._brokers.embedded.broker import EmbeddedBroker
+from roger_trio._topology import NODES_TOPIC
+from roger_trio._tree.serve import serve_as
 
 
 async def test_serve_says_where_jobs_are_and_how_to_move(
@@ -50,3 +54,21 @@ async def test_a_node_cancelled_before_it_is_ready_is_just_cancelled(
             nursery.start_soon(start)
             await begun.wait()
             nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize(("chosen", "seconds"), [(None, 0), ("ada", 2)])
+async def test_only_a_name_that_was_chosen_may_be_anothers(
+    chosen: str | None, seconds: float, autojump_clock: trio.testing.MockClock
+) -> None:
+    """A name that the configuration leaves open is not looked for among nodes that are silent."""
+    config = roger.Config(broker="memory:", partitions={"p": {"default": 1}}, node_name=chosen)
+    other = make_broker(config, name="other", consumes=True)
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(other.run)
+            async with other.listen(NODES_TOPIC):
+                began = trio.current_time()
+                node = await nursery.start(serve_as, config, config.make_node_name())
+                assert trio.current_time() - began == pytest.approx(seconds, abs=0.2)
+                assert chosen in (None, node.name)
+                nursery.cancel_scope.cancel()
