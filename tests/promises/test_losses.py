@@ -6,8 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 import trio
+from trio.testing import wait_all_tasks_blocked
 
 import roger_trio as roger
+from roger_trio._control.lane import REPEAT_AFTER
 from tests.apps import node as app
 from tests.promises.support import (
     Hub,
@@ -15,6 +17,7 @@ from tests.promises.support import (
     Program,
     Setup,
     do,
+    drop_connections,
     eventually,
     note,
     on_durable_brokers,
@@ -242,3 +245,21 @@ async def test_a_burial_survives_a_death_between_its_publish_and_the_settlement(
             async with program(setup):
                 await eventually(lambda: _count_buried(client, setup, 2))
         assert await _buried_ids(client, setup) == [sent.id] * 2
+
+
+async def test_a_node_works_again_as_soon_as_it_is_connected_again(setup: Setup, hub: Hub) -> None:
+    """What it asked while it could not hear is asked again at once, not two seconds later."""
+    with trio.fail_after(60):
+        async with roger.connect(setup.config()) as client, serving(setup.config()) as node:
+            await client.enqueue(note.job(hub.name, "first"), setup.partition)
+            await hub.wait("ran", tag="first")
+            consuming = node._broker._consuming  # type: ignore[attr-defined]
+            for _ in range(2):  # From now on it comes back later than the other ones.
+                (await consuming.wait_up()).transport.abort("severed by a test")
+                await wait_all_tasks_blocked()
+            await consuming.wait_up()
+            began = trio.current_time()
+            await drop_connections(node)
+            await client.enqueue(note.job(hub.name, "second"), setup.partition)
+            await hub.wait("ran", tag="second")
+            assert trio.current_time() - began < REPEAT_AFTER
