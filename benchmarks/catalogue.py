@@ -2,80 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import Final
 
 import attrs
 
-
-@attrs.frozen(kw_only=True)
-class Target:
-    """What a figure shall reach."""
-
-    metric: str
-    limit: float
-    of_ratio: bool = False
-    """Whether it is about the ratio to the other side rather than about roger_trio's figure."""
-    at_least: bool = False
-
-    def is_met(self, value: float) -> bool:
-        """Compare."""
-        return value >= self.limit if self.at_least else value <= self.limit
-
-
-@attrs.frozen(kw_only=True)
-class Benchmark:
-    """One thing to measure, on both sides."""
-
-    name: str
-    group: str = ""
-    """Another name that asks for it, and for others."""
-    broker: Literal["rabbitmq", "sqlite", "memory"] = "rabbitmq"
-    baseline: Literal["aiormq", "huey", "fewer", ""] = "aiormq"
-    """The other side: another program, roger_trio with `FEWER` jobs waiting, or nobody."""
-    title: str
-    task: str
-    """The function of the measured programs."""
-    companion: str = ""
-    """The function that another process runs once the first one is ready."""
-    count: int
-    """Operations measured in one run."""
-    warm_up: int
-    """Operations before them."""
-    concurrency: int = 10
-    is_filled: bool = False
-    """Whether the jobs are in the queue before the run."""
-    is_blocked: bool = False
-    """Whether the first jobs never end."""
-    waiting: int = 0
-    """On `sqlite`: jobs that wait from the beginning to the end."""
-    repeats: int = 100
-    """The most repeats that make sense."""
-    targets: tuple[Target, ...] = ()
-
-    def quick(self) -> Benchmark:
-        """Shrink it until its figures mean nothing, but every line has run."""
-        return attrs.evolve(
-            self,
-            count=max(40, self.count // 100),
-            warm_up=self.warm_up // 10,
-            waiting=self.waiting // 100,
-            repeats=1,
-        )
-
-    @property
-    def part(self) -> str:
-        """The part of the README that has its figures."""
-        return "rabbitmq" if self.broker == "rabbitmq" else "embedded"
-
-    @property
-    def jobs(self) -> int:
-        """Jobs in the queue of a benchmark that performs, besides those that wait all the time."""
-        return self.count + self.warm_up + self.margin
-
-    @property
-    def margin(self) -> int:
-        """Jobs that are left when the last measured one begins, so that the stream is steady."""
-        return 4 * self.concurrency + 200
+from .benchmark import Benchmark, Target
+from .catalogue_keys import KEY_BENCHMARKS
 
 
 def _perform(concurrency: int, count: int, *targets: Target) -> Benchmark:
@@ -272,12 +204,15 @@ ALL: Final = (
     *_SQLITE,
     *_MEMORY,
     *_BACKLOG,
+    *KEY_BENCHMARKS,
 )
 
 BASELINES: Final = {
     "aiormq": ("roger_trio", "plain aiormq"),
     "huey": ("roger_trio", "Huey"),
     "fewer": ("1,000,000 jobs waiting", "1,000 jobs waiting"),
+    "plain": ("jobs with both keys", "plain jobs"),
+    "none": ("100,000 keys held", "no keys held"),
     "": ("roger_trio",),
 }
 """The heads of the columns."""
@@ -287,11 +222,17 @@ UNITS: Final = {
     "per_second": "per second",
     "median_ms": "median, ms",
     "p99_ms": "99th percentile, ms",
+    "most_ms": "longest, ms",
+    "gap_ms": "median from job to job, ms",
+    "gap_p99_ms": "99th percentile, job to job, ms",
+    "startup_ms": "start to first claim, ms",
     "resident_mib": "MiB",
     "growth_mib": "growth, MiB",
     "early_mib": "after 10,000, MiB",
     "most_mib": "most, MiB",
 }
 
-WALL_CLOCK: Final = frozenset(("per_second", "median_ms", "p99_ms"))
+WALL_CLOCK: Final = frozenset(
+    ("per_second", "median_ms", "p99_ms", "gap_ms", "gap_p99_ms", "startup_ms", "most_ms")
+)
 """Metrics that only a quiet machine tells the truth about."""

@@ -19,7 +19,8 @@ from typing import Any, Final, Self
 import attrs
 
 from . import environment, queues
-from .catalogue import FEWER, Benchmark
+from .benchmark import Benchmark
+from .catalogue import FEWER
 from .work import Metrics, Work
 
 PROGRAMS: Final = {
@@ -27,6 +28,8 @@ PROGRAMS: Final = {
     "aiormq": "benchmarks.with_aiormq",
     "huey": "benchmarks.with_huey",
     "fewer": "benchmarks.with_roger",
+    "plain": "benchmarks.with_keys",
+    "none": "benchmarks.with_keys",
 }
 TIMEOUT: Final = 600.0
 """Seconds that one program may take."""
@@ -58,6 +61,7 @@ class Place:
     """Where the jobs of one run are."""
 
     url: str
+    state: str = ""
     partition: str = "run"
     queues: list[tuple[str, dict[str, Any]]] = attrs.field(factory=list)
 
@@ -86,7 +90,7 @@ class Harness:
         self._is_rabbitmq_prepared = True
         self._stack.callback(queues.delete_shared, self._settings.url, self._prefix)
         with self._rabbitmq() as place:
-            self._run("roger", self._work(place, "prepare", count=1))
+            self._run(PROGRAMS["roger"], self._work(place, "prepare", count=1))
 
     def measure(self, benchmark: Benchmark) -> dict[str, Any]:
         """Measure one benchmark: every repeat runs both sides, in alternating order."""
@@ -136,17 +140,24 @@ class Harness:
                 warm_up=benchmark.warm_up,
                 concurrency=benchmark.concurrency,
             )
+            program = (benchmark.program if side == "roger" else "") or PROGRAMS[side]
+            work = _changed(work, has_keys=side != "plain")
+            if benchmark.held:
+                held = 0 if side == "none" else benchmark.held
+                self._run(program, _changed(work, task="hold", count=held))
             if benchmark.is_filled and benchmark.broker == "memory":
                 work = _changed(work, own_jobs=benchmark.jobs)
             elif benchmark.is_filled:
                 self._fill(side, work, benchmark)
-            return self._run(side, work, benchmark.companion)
+            return self._run(program, work, benchmark.companion)
 
     def _fill(self, side: str, work: Work, benchmark: Benchmark) -> None:
         blocked = benchmark.concurrency if benchmark.is_blocked else 0
         # On RabbitMQ both sides find the same messages.
         filler = "huey" if side == "huey" else "roger"
-        self._run(filler, _changed(work, task="fill", count=benchmark.jobs, blocked=blocked))
+        self._run(
+            PROGRAMS[filler], _changed(work, task="fill", count=benchmark.jobs, blocked=blocked)
+        )
 
     def _work(
         self, place: Place, task: str, *, count: int, warm_up: int = 0, concurrency: int = 10
@@ -157,6 +168,7 @@ class Harness:
             prefix=self._prefix,
             partition=place.partition,
             queues=place.queues,
+            state=place.state,
             count=count,
             warm_up=warm_up,
             concurrency=concurrency,
@@ -175,10 +187,14 @@ class Harness:
     def _rabbitmq(self) -> Iterator[Place]:
         partition = f"run{next(self._numbers)}"
         declared = queues.declarations(self._prefix, partition)
-        try:
-            yield Place(url=self._settings.url, partition=partition, queues=declared)
-        finally:
-            queues.delete(self._settings.url, [name for name, _ in declared])
+        with TemporaryDirectory(prefix="bench") as state:
+            try:
+                yield Place(
+                    url=self._settings.url, state=state, partition=partition, queues=declared
+                )
+            finally:
+                others = queues.partition_queues(self._prefix, partition)
+                queues.delete(self._settings.url, [*(name for name, _ in declared), *others])
 
     @contextmanager
     def _sqlite(self, waiting: int) -> Iterator[Place]:
@@ -194,18 +210,20 @@ class Harness:
             self._say(f"filling a database with {waiting:,} jobs")
             folder = self._stack.enter_context(TemporaryDirectory(prefix="bench"))
             place = Place(url=f"sqlite:{folder}/jobs.db")
-            self._run("roger", self._work(place, "fill", count=waiting))
+            self._run(PROGRAMS["roger"], self._work(place, "fill", count=waiting))
             self._backlogs[waiting] = Path(folder)
         return self._backlogs[waiting]
 
-    def _run(self, side: str, work: Work, companion: str = "") -> Metrics:
+    def _run(self, module: str, work: Work, companion: str = "") -> Metrics:
+        """Run a program; its figures, and those of its companion."""
         with ExitStack() as stack:
-            program = stack.enter_context(_Program(side, work))
+            program = stack.enter_context(_Program(module, work))
+            figures: Metrics = {}
             if companion:
                 program.wait_ready()
-                helper = stack.enter_context(_Program(side, _changed(work, task=companion)))
-                helper.figures()
-            return program.figures()
+                helper = stack.enter_context(_Program(module, _changed(work, task=companion)))
+                figures = helper.figures()
+            return {**figures, **program.figures()}
 
 
 def _changed(work: Work, **changes: Any) -> Work:
@@ -215,10 +233,10 @@ def _changed(work: Work, **changes: Any) -> Work:
 class _Program:
     """One measured program in a process of its own."""
 
-    def __init__(self, side: str, work: Work) -> None:
-        self._name = f"{PROGRAMS[side]} {work.task}"
+    def __init__(self, module: str, work: Work) -> None:
+        self._name = f"{module} {work.task}"
         self._process = subprocess.Popen(
-            [sys.executable, "-m", PROGRAMS[side]],
+            [sys.executable, "-m", module],
             cwd=_ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

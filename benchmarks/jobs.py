@@ -41,6 +41,33 @@ async def stamp(number: int, to: str, text: str) -> None:
     hooks.on_stamp(number)
 
 
+class Keyed(roger.Job, name="benchmarks:keyed"):
+    """Do nothing, holding keys; an empty one is none."""
+
+    number: int
+    to: str
+    text: str
+    queued: str
+    executed: str
+
+    async def perform(self) -> None:
+        """Do nothing."""
+        hooks.on_noop()
+
+    def queue_key(self) -> str | None:
+        """Give the first key."""
+        return self.queued or None
+
+    def execution_key(self) -> str | None:
+        """Give the second key."""
+        return self.executed or None
+
+
+def make_keyed(number: int, *, queued: str = "", executed: str = "") -> roger.Job:
+    """Make a job that does nothing, with keys."""
+    return Keyed(number, "ada@example.com", TEXT, queued, executed)
+
+
 def make_noop(number: int) -> roger.Job:
     """Make a job that does nothing."""
     return noop.job(number, "ada@example.com", TEXT)

@@ -10,7 +10,7 @@ import aiormq
 from aiormq.abc import AbstractConnection
 
 from roger_trio._brokers.rabbitmq import topology
-from roger_trio._topology import QueueNames
+from roger_trio._topology import PartitionNames, QueueNames
 
 T = TypeVar("T")
 
@@ -22,6 +22,12 @@ def declarations(prefix: str, partition: str) -> list[tuple[str, dict[str, Any]]
     """Say how roger_trio declares the queue "default" of a partition; the jobs are in the last."""
     specs = QueueNames.of(prefix, partition, "default").specs()
     return [(each.name, dict(topology.queue_arguments(each))) for each in specs]
+
+
+def partition_queues(prefix: str, partition: str) -> list[str]:
+    """Name the broker queues that stand behind the partition itself."""
+    names = PartitionNames.of(prefix, partition)
+    return [names.coordinator, names.waiting, names.state]
 
 
 def delete(url: str, queues: list[str]) -> None:

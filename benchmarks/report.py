@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from .catalogue import ALL, BASELINES, UNITS, WALL_CLOCK, Target
+from .benchmark import Target
+from .catalogue import ALL, BASELINES, UNITS, WALL_CLOCK
 from .harness import QUIET, Summary
 
 README: Final = Path(__file__).parent / "README.md"
@@ -16,7 +17,13 @@ FIGURES: Final = re.compile(r"<!-- figures of (\w+): (\S+) -->\n(.*?)\n<!-- end 
 """A part of the README that `publish` writes: its name, the file's name, and its tables."""
 
 _NAMES = {each.name: each for each in ALL}
-_TO = {"aiormq": "", "huey": " to Huey", "fewer": " to 1,000 waiting"}
+_TO = {
+    "aiormq": "",
+    "huey": " to Huey",
+    "fewer": " to 1,000 waiting",
+    "plain": " to plain jobs",
+    "none": " to none held",
+}
 """What a ratio is to."""
 
 

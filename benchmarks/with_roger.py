@@ -24,7 +24,9 @@ def config(work: Work) -> roger.Config:
     broker: roger.AmqpConfig | str = work.url
     if work.url.startswith("amqp"):
         broker = attrs.evolve(roger.AmqpConfig.from_url(work.url), queue_settle_time=0)
-    return roger.Config(broker=broker, prefix=work.prefix, shutdown_timeout=0.0)
+    # An embedded broker keeps the state itself, beside its jobs.
+    state = roger.FilePersister(work.state or None)
+    return roger.Config(broker=broker, prefix=work.prefix, persister=state, shutdown_timeout=0.0)
 
 
 @asynccontextmanager

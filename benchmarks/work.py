@@ -9,6 +9,7 @@ import dataclasses
 import json
 import math
 import os
+import statistics
 import sys
 import time
 from collections.abc import Sequence
@@ -39,6 +40,10 @@ class Work:
     concurrency: int = 10
     blocked: int = 0
     """When filling a queue: how many of the first jobs never end."""
+    state: str = ""
+    """On RabbitMQ: the folder where nodes keep the state of the partition."""
+    has_keys: bool = True
+    """Whether jobs have keys, where they are compared with those that have none."""
     own_jobs: int = 0
     """Jobs that the program itself enqueues before it performs: in memory nobody else can."""
 
@@ -122,6 +127,11 @@ def latencies(nanoseconds: Sequence[int]) -> Metrics:
     ordered = sorted(nanoseconds)
     p99 = ordered[math.ceil(len(ordered) * 0.99) - 1]
     return {"median_ms": ordered[len(ordered) // 2] / 1e6, "p99_ms": p99 / 1e6}
+
+
+def longest(nanoseconds: Sequence[int]) -> Metrics:
+    """Summarise a few latencies."""
+    return {"median_ms": statistics.median(nanoseconds) / 1e6, "most_ms": max(nanoseconds) / 1e6}
 
 
 def resident_mib() -> float:
