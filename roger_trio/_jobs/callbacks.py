@@ -14,8 +14,9 @@ class Callbacks:
     inside the worker of its job, so a slow one holds that worker's slot.
 
     Delivery: jobs are performed at least once, and so are callbacks, except `on_cancel`, which
-    fires exactly once per cancelled job. For a job with a key that is over (it succeeded, failed
-    for good or was buried), `after_run`, `on_error` or `on_buried` is missed if the process dies
+    fires exactly once per cancelled job: never twice, and not at all only if the very process that
+    calls it dies. For a job with a key that is over (it succeeded, failed for good or was buried),
+    `after_run`, `on_error` or `on_buried` is missed if the process dies
     after that has been noted and before the callback has ended, as the job is not started again.
     """
 
