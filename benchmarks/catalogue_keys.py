@@ -73,8 +73,8 @@ def _held(broker: _Broker) -> Benchmark:
         "claims, start-up and memory",
         baseline="none",
         task="claim",
-        count=5000,
-        warm_up=500,
+        count=20_000,
+        warm_up=1000,
         held=100_000,
         repeats=3,
         targets=(

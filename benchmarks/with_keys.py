@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from itertools import islice, pairwise
 
 import trio
@@ -247,7 +248,7 @@ def _start_node(work: Work) -> subprocess.Popen[str]:
     )
     assert process.stdin is not None
     assert process.stdout is not None
-    process.stdin.write(Work(**{**vars(work), "task": stand_by.__name__}).dump())
+    process.stdin.write(replace(work, task=stand_by.__name__).dump())
     process.stdin.flush()
     if process.stdout.readline() != "ready\n":
         process.kill()
