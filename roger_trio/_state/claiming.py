@@ -8,7 +8,16 @@ from __future__ import annotations
 
 from . import changes as c
 from .draft import Draft
-from .operations import Claim, Claimed, Gone, HeldBy, Published, ReplayClaim, Withdraw
+from .operations import (
+    Claim,
+    Claimed,
+    Gone,
+    HeldBy,
+    JobForgotten,
+    Published,
+    ReplayClaim,
+    Withdraw,
+)
 
 
 def claim(draft: Draft, op: Claim) -> Claimed | HeldBy:
@@ -40,7 +49,10 @@ def claim_replay(draft: Draft, op: ReplayClaim) -> Claimed | HeldBy:
         answer = claim(draft, Claim(op.job, op.key, op.queue, op.nonce, op.inbox))
         if isinstance(answer, HeldBy):
             return answer
-    draft.forget_cancellation(op.job)
+    if op.job in draft.memory.cancellations:
+        draft.forget_cancellation(op.job)
+    else:  # Without a key its end was never noted here, but the node that saw it knows.
+        draft.tell(lambda version: JobForgotten(version, op.job))
     return Claimed()
 
 
@@ -73,8 +85,9 @@ def void_claims(draft: Draft, op: Gone) -> None:
 
 
 def revive(draft: Draft, job: str) -> None:
-    """A job that was over is about to be enqueued again."""
+    """A job that was over is about to be enqueued again: no node takes it for ended any more."""
     if job in draft.memory.ended:
         draft.change(c.Revived(job))
+        draft.tell(lambda version: JobForgotten(version, job))
     if job in draft.memory.cancellations.concluded:
         draft.forget_cancellation(job)

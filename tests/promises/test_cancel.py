@@ -398,3 +398,30 @@ async def test_a_partition_that_nobody_runs_is_named_with_those_that_run(setup: 
             with pytest.raises(roger.PartitionNotRunning, match=setup.partition) as caught:
                 await client.cancel("some id", f"{setup.partition}x")
             assert caught.value.partition == f"{setup.partition}x"
+
+
+@on_every_broker
+async def test_a_replayed_job_is_not_taken_for_ended(setup: Setup, hub: Hub) -> None:
+    """The node that saw it end is told that it starts anew, and cancelling it holds again."""
+
+    async def bury() -> None:
+        raise roger.Bury("enough")
+
+    hub.extra["bury"] = bury
+    partition = setup.partition
+    async with serving(setup.config(callbacks=Told())) as node:
+        with trio.fail_after(20):
+            for tag, key in (("plain", None), ("with a key", "k")):
+                sent = await node.enqueue(Keyed(hub.name, tag, key, act="bury"), partition)
+                await hub.wait("on_buried", tag=tag)
+                await eventually(lambda id=sent.id: _ended(node, id, partition))  # type: ignore[misc]
+                await node.pause(partition, "default")
+                assert await node.replay_buried(partition, "default") == 1
+                assert await node.cancel(sent.id, partition) is R.RECORDED
+                await node.resume(partition, "default")
+                await hub.wait("on_cancel", tag=tag)
+                assert told(hub, tag) == {"on_buried": 1, "on_cancel": 1}
+
+
+async def _ended(node: roger.Node, id: str, partition: str) -> bool:
+    return await node.cancel(id, partition) is R.FINISHED
