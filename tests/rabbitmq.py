@@ -298,31 +298,56 @@ Do one of these, and run them again:
 
 @contextlib.contextmanager
 def broker(*, local: str = LOCAL_URL) -> Generator[str]:
-    """Hand out the URL of a RabbitMQ: the named one, the local one, or a private one.
+    """Hand out the URL of a RabbitMQ: the named one, a private one, or the local one.
+
+    A private one comes before the local one: it is empty, and has as many file handles as this
+    process may have. RabbitMQ takes three for each quorum queue, and on a machine's own node,
+    which may have 1,024, what other programs left behind can leave too few.
 
     Raises:
         NoRabbitMQ: None could be had; the message says why and what to do.
     """
     named = os.environ.get("ROGER_TEST_AMQP")
     reasons: list[str] = []
-    for url, what in [(named, "$ROGER_TEST_AMQP")] if named else [(local, "localhost:5672")]:
-        try:
-            check(url)
-        except NoRabbitMQ as exc:
-            reasons.append(f"  - {what}: {exc}")
-        else:
-            yield url
-            return
-    # A broker that was named and does not answer is a mistake to report, not to work around.
-    if named or not _can_start_one(reasons):
-        raise NoRabbitMQ(ADVICE.format(reasons="\n".join(reasons)))
     with contextlib.ExitStack() as stack:
-        try:
-            rabbit = stack.enter_context(PrivateRabbit())
-        except NoRabbitMQ as exc:
-            reasons.append(f"  - {exc}")
-            raise NoRabbitMQ(ADVICE.format(reasons="\n".join(reasons))) from exc
-        yield rabbit.url
+        url = _find_named(named, reasons) if named else _find(local, stack, reasons)
+        if url is None:
+            raise NoRabbitMQ(ADVICE.format(reasons="\n".join(reasons)))
+        yield url
+
+
+def _find_named(url: str, reasons: list[str]) -> str | None:
+    """One that was named and does not answer is a mistake to report, not to work around."""
+    return url if _answers(url, "$ROGER_TEST_AMQP", reasons) else None
+
+
+def _find(local: str, stack: contextlib.ExitStack, reasons: list[str]) -> str | None:
+    """Start one, or find one, or install and start one."""
+    is_installed = find_program("rabbitmq-server") is not None
+    if is_installed and (url := _start(stack, reasons)):
+        return url
+    if _answers(local, "localhost:5672", reasons):
+        return local
+    if not is_installed and _can_start_one(reasons):
+        return _start(stack, reasons)
+    return None
+
+
+def _answers(url: str, what: str, reasons: list[str]) -> bool:
+    try:
+        check(url)
+    except NoRabbitMQ as exc:
+        reasons.append(f"  - {what}: {exc}")
+        return False
+    return True
+
+
+def _start(stack: contextlib.ExitStack, reasons: list[str]) -> str | None:
+    try:
+        return stack.enter_context(PrivateRabbit()).url
+    except NoRabbitMQ as exc:
+        reasons.append(f"  - {exc}")
+        return None
 
 
 def _can_start_one(reasons: list[str]) -> bool:
