@@ -9,7 +9,7 @@ import shutil
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from itertools import count
 from pathlib import Path
@@ -184,7 +184,7 @@ class Harness:
         return self._sqlite(FEWER if side == "fewer" else benchmark.waiting)
 
     @contextmanager
-    def _rabbitmq(self) -> Iterator[Place]:
+    def _rabbitmq(self) -> Generator[Place]:
         partition = f"run{next(self._numbers)}"
         declared = queues.declarations(self._prefix, partition)
         with TemporaryDirectory(prefix="bench") as state:
@@ -197,7 +197,7 @@ class Harness:
                 queues.delete(self._settings.url, [*(name for name, _ in declared), *others])
 
     @contextmanager
-    def _sqlite(self, waiting: int) -> Iterator[Place]:
+    def _sqlite(self, waiting: int) -> Generator[Place]:
         with TemporaryDirectory(prefix="bench") as folder:
             if waiting:
                 shutil.copytree(self._backlog(waiting), folder, dirs_exist_ok=True)

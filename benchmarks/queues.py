@@ -31,15 +31,20 @@ def partition_queues(prefix: str, partition: str) -> list[str]:
 
 
 def delete(url: str, queues: list[str]) -> None:
-    """Delete queues with all they hold; those that are not there are fine."""
-    ask(url, lambda connection: _delete(connection, queues, []))
+    """Delete queues with all they hold, and the exchanges in front of those that forward.
+
+    What is not there is fine.
+    """
+    ask(url, lambda connection: _delete(connection, queues, queues))
 
 
 def delete_shared(url: str, prefix: str) -> None:
     """Delete the queues and exchanges that all partitions share."""
     levels = [topology.level_name(prefix, level) for level in range(topology.LEVELS)]
-    ends = [topology.last_exchange(prefix), topology.marker_exchange(prefix)]
-    ask(url, lambda connection: _delete(connection, levels, [*levels, *ends]))
+    other = topology.unroutable(prefix)
+    ends = [topology.last_exchange(prefix), topology.marker_exchange(prefix), other]
+    exchanges = [*levels, *ends, topology.topics_exchange(prefix)]
+    ask(url, lambda connection: _delete(connection, [*levels, other], exchanges))
 
 
 def ask(url: str, question: Callable[[AbstractConnection], Awaitable[T]]) -> T:
