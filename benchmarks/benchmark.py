@@ -64,7 +64,7 @@ class Benchmark:
         """Shrink it until its figures mean nothing, but every line has run."""
         return attrs.evolve(
             self,
-            count=max(40, self.count // 100),
+            count=min(self.count, max(40, self.count // 100)),
             warm_up=self.warm_up // 10,
             waiting=self.waiting // 100,
             held=self.held // 100,
