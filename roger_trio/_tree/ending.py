@@ -67,6 +67,10 @@ def waiting_message(envelope: Envelope, onward: str) -> Message:
     return Message(wire.dump(envelope), envelope.id, headers, onward=onward)
 
 
-def is_forwarded(delivery: Delivery) -> bool:
-    """Tell whether a job comes from the waiting ones, and not from a worker that had it."""
-    return EXECUTION_KEY in delivery.headers and not delivery.redelivered
+def was_forwarded(delivery: Delivery) -> bool:
+    """Tell whether a delivery comes from the waiting jobs, not from a worker that had it.
+
+    RabbitMQ 4 may say of it that it came back, as it did while it waited. So, as in the first
+    queue, its first return proves nothing.
+    """
+    return EXECUTION_KEY in delivery.headers

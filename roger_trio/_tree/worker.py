@@ -26,7 +26,7 @@ from .._state import operations as op
 from .._topology import QueueNames
 from .burial import BuriedLimit
 from .control import SETTLE_TIMEOUT, Control, Verdict, new_attempt
-from .ending import is_forwarded, log_end, message_of, waiting_message
+from .ending import log_end, message_of, waiting_message, was_forwarded
 from .performing import Running, StopReason, is_failure, perform, stopped
 from .settling import Settler
 
@@ -104,7 +104,7 @@ class Worker:
                 delivery.body,
                 partition=settings.partition,
                 queue=settings.queue,
-                redelivered=came_back and not is_forwarded(delivery),
+                redelivered=came_back and (delivery.redelivered or not was_forwarded(delivery)),
                 started_at=datetime.now(UTC),
             )
         except wire.NotAJob as exc:
@@ -416,7 +416,8 @@ class Worker:
         """Decide whether a redelivered job may start; if not, see to it."""
         admission = o.admit(
             redelivered=delivery.redelivered,
-            in_redelivered_queue=delivery.queue == self._settings.names.redelivered,
+            in_redelivered_queue=delivery.queue == self._settings.names.redelivered
+            and not was_forwarded(delivery),
             deaths=envelope.deaths,
             survived=envelope.id in self._survived,
             max_deliveries=self._settings.max_deliveries,

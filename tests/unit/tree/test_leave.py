@@ -122,6 +122,23 @@ async def test_a_job_with_a_key_asks_first_and_tells_how_it_ended(
     assert bench.broker.acked == ["j1"]
 
 
+@pytest.mark.parametrize("came_back", [False, True])
+async def test_a_forwarded_job_has_not_died(came_back: bool) -> None:
+    """Its first return proves nothing, as RabbitMQ 4 counts those from while it waited."""
+    bench = Bench.make()
+    delivery = await bench.take(execution_key="x", deaths=2)
+    delivery.queue, delivery.redelivered = NAMES.redelivered, came_back
+    delivery.message = attrs.evolve(delivery.message, headers={EXECUTION_KEY: "x"})
+    with trio.fail_after(5):
+        await bench.worker.handle(delivery, Origin())
+    assert (performed, bench.broker.acked) == ([] if came_back else ["j1"], ["j1"])
+    moved = [
+        wire.load(it.body, partition="", queue="").deaths
+        for it, _ in bench.broker.queues[NAMES.redelivered]
+    ]
+    assert moved == ([2] if came_back else [])
+
+
 async def test_a_job_that_has_to_wait_goes_to_the_waiting_ones() -> None:
     """With what it waits for beside it, and where it is to go then."""
     bench = Bench.make(op.Wait())
