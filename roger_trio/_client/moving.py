@@ -225,11 +225,12 @@ class Moving(Claiming):
     async def _purge_keyed(self, partition: str, queue: str, broker_queue: str) -> int:
         """Delete what is in a broker queue now, page by page, each after its keys are free."""
         with self._looking(partition, queue):
-            left = (await self._broker.count(broker_queue)).messages
+            # RabbitMQ 4 tells it with some delay, so it only says when to let new jobs be.
+            enough = (await self._broker.count(broker_queue)).messages + _PAGE
         purged = 0
-        while purged < left:
+        while purged < enough:
             with self._looking(partition, queue):
-                async with self._broker.browse(broker_queue, min(_PAGE, left - purged)) as page:
+                async with self._broker.browse(broker_queue, _PAGE) as page:
                     envelopes = [read(each, partition, queue) for each in page]
                     # Each as an attempt of its own, so that a copy that runs keeps its keys.
                     keyed = [
@@ -240,7 +241,7 @@ class Moving(Claiming):
                     for each in page:
                         each.ack()
             purged += len(page)
-            if not page:
+            if len(page) < _PAGE:
                 break
         return purged
 
