@@ -34,9 +34,9 @@ class Asking:
 
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
-        self.inbox = inbox_topic(token_hex(8))
+        self.inbox: str = inbox_topic(token_hex(8))
         """The topic that this process alone hears."""
-        self.roster = Roster(self.inbox)
+        self.roster: Roster = Roster(self.inbox)
         """The other nodes."""
         self._settled = False
         self._requests = itertools.count(1)

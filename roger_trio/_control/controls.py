@@ -20,8 +20,8 @@ class Controls:
     """
 
     def __init__(self, broker: Broker, prefix: str, identity: Identity | None = None) -> None:
-        self.bus = Bus(broker, identity)
-        self.courier = Courier(broker, self.bus, prefix)
+        self.bus: Bus = Bus(broker, identity)
+        self.courier: Courier = Courier(broker, self.bus, prefix)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Run both until cancelled; started once answers are heard, or the broker is away."""

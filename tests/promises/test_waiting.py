@@ -144,7 +144,7 @@ async def test_a_node_without_a_broker_starts_once_there_is_one(
         await in_thread(private_rabbit.stop)
         async with trio.open_nursery() as outer, trio.open_nursery() as nursery:
             outer.start_soon(start, nursery)
-            await trio.testing.wait_all_tasks_blocked(0.3)
+            await trio.testing.wait_all_tasks_blocked(0.1)
             assert started == []
             await in_thread(private_rabbit.start)
             while not started:  # noqa: ASYNC110 -- a task that ended is no event

@@ -39,7 +39,7 @@ class Engine:
         self._db = connection
         self._known: dict[str, _Known] = {}
         self._stirred: set[int] = set()
-        self.post = Post(connection)
+        self.post: Post = Post(connection)
 
     # Transactions...
 

@@ -16,7 +16,6 @@ from roger_trio._errors import PartitionNotRunning, RogerError
 from roger_trio._info import Answers, CancelResult, KeyInfo, NodeInfo, QueueInfo
 from tests.unit.cli.conftest import Roger
 
-LATELY = datetime.now(UTC) - timedelta(minutes=5, seconds=5)
 INFO = QueueInfo(max_workers=10, paused=False, message_count=7, consumer_count=2, running=3)
 PAUSED = QueueInfo(max_workers=2, paused=True, message_count=0, consumer_count=0, running=0)
 BUSY: Answers[dict[str, dict[str, QueueInfo | int]]] = Answers(
@@ -58,10 +57,16 @@ def test_a_partition_that_does_not_run_is_named_with_those_that_do(
         cluster._refuse_partition("none", Answers({}))
 
 
-def test_nodes_have_a_row_each() -> None:
+@pytest.fixture
+def lately() -> datetime:
+    """Return a time a little more than five minutes ago."""
+    return datetime.now(UTC) - timedelta(minutes=5, seconds=5)
+
+
+def test_nodes_have_a_row_each(lately: datetime) -> None:
     """A node's row says where it is, what it hosts, and whether it answers."""
     info = NodeInfo(
-        host="h", pid=5, version="0.1.0", started_at=LATELY,
+        host="h", pid=5, version="0.1.0", started_at=lately,
         partitions={"myapp": {"default": 10, "images": 2}, "other": {"x": 1}}, answering=False,
     )  # fmt: skip
     hosts = "myapp (default: 10, images: 2), other (x: 1)"
@@ -70,7 +75,7 @@ def test_nodes_have_a_row_each() -> None:
     document = cluster._node_as_json("a", info)
     assert json.loads(json.dumps(document)) == {
         "name": "a", "host": "h", "pid": 5, "version": "0.1.0",
-        "started_at": LATELY.isoformat(),
+        "started_at": lately.isoformat(),
         "partitions": {"myapp": {"default": 10, "images": 2}, "other": {"x": 1}},
         "answering": False,
     }  # fmt: skip
@@ -79,17 +84,17 @@ def test_nodes_have_a_row_each() -> None:
 # Keys...
 
 
-def test_keys_have_a_row_each() -> None:
+def test_keys_have_a_row_each(lately: datetime) -> None:
     """Only an execution key says how many wait for it; all of it is in the JSON."""
-    unique = KeyInfo(key="k", kind="queue", job_id="j", queue="default", since=LATELY)
+    unique = KeyInfo(key="k", kind="queue", job_id="j", queue="default", since=lately)
     serial = KeyInfo(
-        key="k", kind="execution", job_id="j", queue="default", since=LATELY, node="a", waiting=2
+        key="k", kind="execution", job_id="j", queue="default", since=lately, node="a", waiting=2
     )
     assert keys._cells(unique) == ("k", "queue", "j", "default", "5 min ago", "-", "-")
     assert keys._cells(serial) == ("k", "execution", "j", "default", "5 min ago", "a", "2")
     assert keys._as_json(serial) == {
         "key": "k", "kind": "execution", "job_id": "j", "queue": "default",
-        "since": LATELY.isoformat(), "node": "a", "waiting": 2,
+        "since": lately.isoformat(), "node": "a", "waiting": 2,
     }  # fmt: skip
 
 
