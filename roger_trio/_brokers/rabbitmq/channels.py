@@ -305,6 +305,11 @@ class ConsumeChannel(Channel):
         self._prefetch = prefetch
 
     @property
+    def settled(self) -> int:
+        """Deliveries that have been settled."""
+        return self.arrived - self.on_loan
+
+    @property
     def queues(self) -> list[str]:
         """The queues it consumes."""
         return [queue for queue, _ in self._subscriptions.values()]

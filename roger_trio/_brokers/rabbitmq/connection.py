@@ -33,6 +33,12 @@ T = TypeVar("T")
 _RPC_TIMEOUT: Final = 30.0
 """Seconds the broker has to answer a control call before the connection counts as lost."""
 _CLOSE_TIMEOUT: Final = 3.0
+_SETTLED_AT_ONCE: Final = 16
+"""Settlements that are surely on their way to their queue."""
+_SETTLE_TIME: Final = 0.1
+_SETTLE_TIME_EACH: Final = 0.01
+_SETTLE_TIME_MOST: Final = 2.0
+"""Seconds that more of them have, before their channel is closed."""
 _MAX_CHANNELS: Final = 2**16 - 1
 _MAX_PREFETCH: Final = 2**16 - 1
 _DEFAULT_FRAME_MAX: Final = 128 * 1024
@@ -180,9 +186,11 @@ class Connection:
         control = await self._open_channel()
         data = ConsumeChannel(self.transport, control.number)
         self.transport.attach(control.number, data)
+        channel = RabbitChannel(self, control, data, topics)
         try:
-            yield RabbitChannel(self, control, data, topics)
+            yield channel
         finally:
+            await self._let_settle(data, channel.settled_since_left)
             await self._close_channel(data)
 
     @asynccontextmanager
@@ -195,6 +203,18 @@ class Connection:
             yield data
         finally:
             await self._close_channel(data)
+
+    async def _let_settle(self, data: ConsumeChannel, count: int) -> None:
+        """Give the broker time for the last settlements, if they were many at once.
+
+        It has 32 of a channel on their way to a quorum queue, and drops the others with the
+        channel: what was given back or moved on would come back as if its worker had died.
+        """
+        if count > _SETTLED_AT_ONCE and data.closed is None:
+            seconds = min(_SETTLE_TIME_MOST, _SETTLE_TIME + _SETTLE_TIME_EACH * count)
+            with trio.move_on_after(seconds, shield=True):
+                with suppress(ConnectionLost):
+                    await data.wait_lost()
 
     async def _close_channel(self, data: ConsumeChannel | GetChannel) -> None:
         timeout = self._timeout
@@ -238,6 +258,12 @@ class RabbitChannel:
         self._data = data
         self._topics = topics
         self._consumers = 0
+        self._settled_before: int | None = None
+
+    @property
+    def settled_since_left(self) -> int:
+        """How many deliveries were settled since the subscriptions were ended."""
+        return 0 if self._settled_before is None else self._data.settled - self._settled_before
 
     @property
     def data(self) -> ConsumeChannel:
@@ -259,6 +285,7 @@ class RabbitChannel:
 
     async def unsubscribe(self) -> None:
         """End all subscriptions. What was delivered stays on loan and can be settled."""
+        self._settled_before = self._data.settled
         for tag in self._data.tags:
             await self._connection.call(self._control.basic_cancel, tag)
             self._data.forget(tag)
