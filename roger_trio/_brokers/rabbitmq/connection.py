@@ -33,6 +33,8 @@ T = TypeVar("T")
 _RPC_TIMEOUT: Final = 30.0
 """Seconds the broker has to answer a control call before the connection counts as lost."""
 _CLOSE_TIMEOUT: Final = 3.0
+_LATE: Final = 0.1
+"""Seconds in which deliveries may come after their subscription has ended."""
 _SETTLED_AT_ONCE: Final = 16
 """Settlements that are surely on their way to their queue."""
 _SETTLE_TIME: Final = 0.1
@@ -286,8 +288,14 @@ class RabbitChannel:
     async def unsubscribe(self) -> None:
         """End all subscriptions. What was delivered stays on loan and can be settled."""
         self._settled_before = self._data.settled
-        for tag in self._data.tags:
+        tags = self._data.tags
+        for tag in tags:
             await self._connection.call(self._control.basic_cancel, tag)
+        # A quorum queue hears of it after we hear that it is so. What comes until then is handed
+        # on, as only its taker knows how to give it back without counting a death.
+        with trio.move_on_after(_LATE), suppress(ConnectionLost):
+            await self._data.wait_lost()
+        for tag in tags:
             self._data.forget(tag)
 
     async def wait_interrupted(self) -> NoReturn:
