@@ -268,13 +268,19 @@ async def test_the_redelivered_job_of_a_killed_holder_runs_first_and_then_the_ot
 # What happens to those that wait...
 
 
+@pytest.fixture
+def seldom_fails(request: pytest.FixtureRequest) -> None:
+    """Let a test fail on RabbitMQ: it did once in several runs, which is not understood yet."""
+    if "rabbitmq" in request.node.name:
+        request.applymarker(pytest.mark.xfail(strict=False, reason="fails now and then"))
+
+
+@pytest.mark.usefixtures("seldom_fails")
 @on_every_broker
 async def test_nothing_that_happens_to_a_waiting_job_frees_the_running_ones_key(
-    setup: Setup, hub: Hub, outsider: Outsider, request: pytest.FixtureRequest
+    setup: Setup, hub: Hub, outsider: Outsider
 ) -> None:
     """Hole h: waiting jobs are cancelled, purged and buried, and the next one waits on."""
-    if "rabbitmq" in request.node.name:  # Seen to fail once in several runs; not understood yet.
-        request.applymarker(pytest.mark.xfail(strict=False, reason="fails now and then"))
     partition = setup.partition
     async with serving(setup.config(callbacks=Told(), max_deliveries=2)) as node:
         with trio.fail_after(30):
