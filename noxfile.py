@@ -22,6 +22,11 @@ PROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
 SUPPORTED = ["3.11", "3.12", "3.13"]
 
 
+# A module at a time, each process with a RabbitMQ of its own. In the order of their names, by which
+# the many quick tests come last and fill what is left.
+IN_PARALLEL = ("--numprocesses=2", "--dist=loadscope", "--no-loadscope-reorder")
+
+
 def install(session: nox.Session, *groups: str) -> None:
     """Install the package, editable, together with dependency groups of pyproject.toml."""
     wanted = nox.project.dependency_groups(PROJECT, *groups) if groups else ()
@@ -42,16 +47,16 @@ def demo(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Run the tests; they find or start the RabbitMQ they need. Arguments go to pytest."""
+    """Run the tests, two modules at a time; given arguments go to pytest instead."""
     install(session, "tests")
-    session.run("python", "-m", "pytest", *session.posargs)
+    session.run("python", "-m", "pytest", *(session.posargs or IN_PARALLEL))
 
 
 @nox.session(python=SUPPORTED)
 def compat(session: nox.Session) -> None:
     """Run the tests on every supported interpreter that is here; a missing one is skipped."""
     install(session, "tests")
-    session.run("python", "-m", "pytest", *session.posargs)
+    session.run("python", "-m", "pytest", *(session.posargs or IN_PARALLEL))
 
 
 @nox.session
@@ -90,7 +95,31 @@ def docs(session: nox.Session) -> None:
 
 
 @nox.session
+def audit(session: nox.Session) -> None:
+    """Look for known vulnerabilities of dependencies; ``-- --required``: insist on an answer."""
+    session.install("-e", ".", *nox.project.dependency_groups(PROJECT, "audit"))
+    session.run("python", ".ci/audit.py", *session.posargs)
+
+
+@nox.session
+def fuzz(session: nox.Session) -> None:
+    """Fuzz what reads foreign bytes, 20 s each, or ``-- TARGET SECONDS``; on Linux."""
+    install(session, "tests", "fuzz")
+    session.run("python", "-m", "tests.security.fuzz", *session.posargs)
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """Run the benchmarks; never part of the gate. Arguments go to ``python -m benchmarks``."""
     install(session, "bench")
     session.run("python", "-m", "benchmarks", *session.posargs)
+
+
+@nox.session
+def chaos(session: nox.Session) -> None:
+    """Break things under load and account for every job: ten minutes on each broker.
+
+    Arguments go to ``python -m tests.chaos``: --seed, --duration, --broker, --json, --publish.
+    """
+    install(session, "tests")
+    session.run("python", "-m", "tests.chaos", *session.posargs)

@@ -14,6 +14,8 @@
 # and tests/test_layering.py keeps it so.
 #   _cli                     what an operator types
 #   _demo                    the run that `roger demo` shows
+#   _doctor                  what is found out for `roger doctor`, and what it means
+#   _processes               several nodes, each in a process, under a supervisor
 #   _tree                    serve -> node -> partition -> consumer -> session -> worker
 #   _client                  enqueue and control
 #   _messages                from a job to a message and back
@@ -33,6 +35,7 @@ from ._errors import (
     ConfigError as ConfigError,
     DuplicateJob as DuplicateJob,
     InvalidJob as InvalidJob,
+    JobCrashed as JobCrashed,
     JobTimeout as JobTimeout,
     PartitionNotRunning as PartitionNotRunning,
     PersisterError as PersisterError,
@@ -43,6 +46,7 @@ from ._info import (
     VERSION,
     Answers as Answers,
     CancelResult as CancelResult,
+    Health as Health,
     KeyInfo as KeyInfo,
     NodeInfo as NodeInfo,
     QueueInfo as QueueInfo,

@@ -10,10 +10,13 @@
      ├─ PartitionNotRunning   no node (or not this one) runs the partition
      ├─ PersisterError        a partition's state cannot be loaded or saved
      ├─ BrokerUnavailable     the broker cannot be reached or did not confirm in time
-     └─ JobTimeout            a job ran longer than its ``max_execution_time``
+     ├─ JobTimeout            a job ran longer than its ``max_execution_time``
+     └─ JobCrashed            a job took its worker process with it (``process=True``)
 """
 
 from __future__ import annotations
+
+import signal
 
 
 class RogerError(Exception):
@@ -102,3 +105,34 @@ class JobTimeout(RogerError):
     def __init__(self, seconds: float) -> None:
         super().__init__(f"exceeded its max_execution_time of {seconds:g} s")
         self.seconds = seconds
+
+
+class JobCrashed(RogerError):
+    """The worker process of a job with ``process=True`` ended before the job did.
+
+    The job did that itself (``os._exit``, a fault in a C library), or it was killed from outside.
+    It is one failed attempt like any other: retried if the job is ``retryable``. The node and its
+    other jobs go on.
+
+    Args:
+        exitcode: As ``multiprocessing`` has it: the exit status, or the negative number of the
+            signal that killed it. None: not known.
+    """
+
+    def __init__(self, exitcode: int | None) -> None:
+        super().__init__(f"its worker process {_end_of_process(exitcode)}")
+        self.exitcode: int | None = exitcode
+
+
+def _end_of_process(exitcode: int | None) -> str:
+    """Say how a process ended."""
+    if exitcode is None:
+        return "ended"
+    if exitcode >= 0:
+        return f"ended with exit status {exitcode}"
+    try:
+        name = signal.Signals(-exitcode).name
+    except ValueError:
+        name = f"signal {-exitcode}"
+    hint = " (out of memory, perhaps)" if name == "SIGKILL" else ""
+    return f"was killed by {name}{hint}"

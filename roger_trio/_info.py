@@ -50,6 +50,21 @@ class NodeInfo:
 
 
 @attrs.frozen(kw_only=True)
+class Health:
+    """How a node is: what `Node.health` and ``roger health`` tell."""
+
+    node: str
+    """Its name."""
+    live: bool
+    """Whether it runs. What does not even answer is not live; a restart may help."""
+    ready: bool
+    """Whether it consumes all that it shall, and the broker takes messages. A node that is not
+    ready becomes so by itself: it starts, waits for its broker, or stops."""
+    reasons: tuple[str, ...]
+    """Why it is not ready, in words; empty if it is."""
+
+
+@attrs.frozen(kw_only=True)
 class KeyInfo:
     """A key that a job holds."""
 

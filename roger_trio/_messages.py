@@ -18,7 +18,7 @@ from ._jobs.job import Job
 from ._jobs.mismatch import short_repr
 from ._topology import QueueNames
 
-MAX_KEY_BYTES: Final = 1000
+MAX_KEY_BYTES: Final = wire.MAX_KEY_BYTES
 """Bytes of the longest key."""
 
 
@@ -159,7 +159,8 @@ def fresh(delivery: Delivery, partition: str, queue: str) -> tuple[Envelope | No
         envelope = wire.load(delivery.body, partition=partition, queue=queue)
     except wire.NotAJob:
         return None, Message(delivery.body, delivery.message_id)
-    anew = attrs.evolve(envelope, retry_count=0, deaths=0)
+    edition = envelope.edition + 1
+    anew = attrs.evolve(envelope, retry_count=0, deaths=0, edition=edition, moves=0, orphaned=False)
     return anew, Message(wire.dump(anew), anew.id)
 
 

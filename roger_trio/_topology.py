@@ -9,7 +9,7 @@
 and behind the partition::
 
     myapp-.coordinator         commands to the one coordinator of the partition
-    myapp-.waiting             jobs that wait for an execution key, made when the first one has to
+    myapp-.waiting             jobs that wait for an execution key
     myapp-.state               what the partition remembers, where a `BrokerPersister` keeps it
 
 A queue name has no ``-`` and no ``.``, so the last ``-`` ends the partition's name, and no two
@@ -18,6 +18,7 @@ partitions ever share a broker queue.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Final
 
 import attrs
@@ -47,11 +48,16 @@ class QueueNames:
 
     def specs(self) -> tuple[QueueSpec, ...]:
         """Say how they are declared; a dead-letter target comes before its source."""
-        return (
-            QueueSpec(name=self.buried),
-            QueueSpec(name=self.redelivered, dead_letter=self.buried),
-            QueueSpec(name=self.work, dead_letter=self.buried, takes_delayed=True),
-        )
+        return _specs(self)
+
+
+@lru_cache(maxsize=4096)  # Each enqueue asks.
+def _specs(names: QueueNames) -> tuple[QueueSpec, ...]:
+    return (
+        QueueSpec(name=names.buried),
+        QueueSpec(name=names.redelivered, dead_letter=names.buried),
+        QueueSpec(name=names.work, dead_letter=names.buried, takes_delayed=True),
+    )
 
 
 @attrs.frozen
@@ -73,6 +79,10 @@ class PartitionNames:
         stem = f"{prefix}{partition}-"
         return cls(f"{stem}.coordinator", f"{stem}.waiting", f"{stem}.state")
 
+    def specs(self) -> tuple[QueueSpec, ...]:
+        """Say how those are declared that every partition has."""
+        return (self.coordinator_spec(), self.waiting_spec())
+
     def coordinator_spec(self) -> QueueSpec:
         """Say how the queue of commands is declared."""
         return QueueSpec(name=self.coordinator, single_active=True)
@@ -93,3 +103,12 @@ NODES_TOPIC: Final = "nodes"
 def inbox_topic(token: str) -> str:
     """Name the topic on which one node or client hears what is meant for it alone."""
     return f"inbox.{token}"
+
+
+_MAX_TOPIC_BYTES: Final = 200
+"""Well above all that there are; a broker has room for 255, a prefix of its own included."""
+
+
+def is_topic(name: str) -> bool:
+    """Tell whether anybody can listen at a topic: names come from the wire, too."""
+    return 0 < len(name) <= _MAX_TOPIC_BYTES and len(name.encode()) <= _MAX_TOPIC_BYTES

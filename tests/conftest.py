@@ -14,6 +14,7 @@ from hypothesis import settings
 from tests import rabbitmq
 from tests.amqp import NoRabbitMQ
 from tests.hang import bounded
+from tests.leaks import pytest_runtest_makereport  # noqa: F401 -- a hook
 
 # The same examples on every run; HYPOTHESIS_PROFILE=explore looks for new ones.
 settings.register_profile("deterministic", derandomize=True, deadline=None, print_blob=True)
@@ -75,18 +76,23 @@ def partition(request: pytest.FixtureRequest) -> Iterator[str]:
         rabbitmq.delete_partition(request.getfixturevalue("amqp_url"), work)
 
 
-@pytest.fixture(scope="module")
-def _module_rabbit() -> Iterator[rabbitmq.PrivateRabbit]:
-    """One node for a module's tests: starting one takes seconds."""
-    with rabbitmq.PrivateRabbit() as rabbit:
+@pytest.fixture(scope="session")
+def _private_rabbit() -> Iterator[rabbitmq.PrivateRabbit]:
+    """One node for all who break one: starting one takes seconds."""
+    made = rabbitmq.PrivateRabbit()
+    # A delayed message that is on its way from level to level when the broker stops is not lost,
+    # but handed over again only after this time, by default three minutes.
+    option = "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS"
+    made._environment[option] = "-rabbit dead_letter_worker_publisher_confirm_timeout 2000"
+    with made as rabbit:
         yield rabbit
 
 
 @pytest.fixture
-def private_rabbit(_module_rabbit: rabbitmq.PrivateRabbit) -> rabbitmq.PrivateRabbit:
-    """Return the module's own node, up again if the test before left it down.
+def private_rabbit(_private_rabbit: rabbitmq.PrivateRabbit) -> rabbitmq.PrivateRabbit:
+    """Return a node of the run's own, up again if the test before left it down.
 
     Its methods block: call them by ``await trio.to_thread.run_sync(private_rabbit.kill)``.
     """
-    _module_rabbit.start()
-    return _module_rabbit
+    _private_rabbit.start()
+    return _private_rabbit

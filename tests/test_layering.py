@@ -15,6 +15,8 @@ LAYERS: tuple[set[str], ...] = (
     {"__init__", "__main__", "_pytest_plugin", "abc", "testing"},  # the public doors
     {"_cli"},  # what an operator types
     {"_demo"},  # the run that `roger demo` shows
+    {"_doctor"},  # what is found out for `roger doctor`, and what it means
+    {"_processes"},  # several nodes, each in a process, under a supervisor
     {"_tree"},  # node -> partition -> consumer -> worker
     {"_client"},  # enqueue and control
     {"_messages"},  # from a job to a message and back

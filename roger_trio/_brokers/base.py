@@ -39,6 +39,10 @@ class QueueMissing(BrokerError):
     """The queue does not exist, or was deleted under its consumer."""
 
 
+class SubscriptionRenewed(BrokerError):
+    """The subscription is to be made anew, though nothing is known to be wrong with it."""
+
+
 class PublishRefused(BrokerError):
     """The broker did not take a message it was sent."""
 
@@ -161,8 +165,32 @@ class Channel(Protocol):
         """
         ...
 
-    async def unsubscribe(self) -> None:
-        """End all subscriptions. What was delivered stays on loan and can be settled."""
+    async def unsubscribe(self) -> Sequence[Delivery]:
+        """End all subscriptions. What was delivered stays on loan and can be settled.
+
+        When it returns, nothing more is delivered, and every settlement so far has reached its
+        queue, as `wait_settled` says.
+
+        Returns:
+            As `wait_settled`.
+
+        Raises:
+            ConnectionLost: The channel is gone.
+        """
+        ...
+
+    async def wait_settled(self) -> Sequence[Delivery]:
+        """Wait until every settlement so far has reached its queue: closing loses none of them.
+
+        Not those in a queue with a single active consumer, nor in one that was deleted.
+
+        Returns:
+            Deliveries that came on no subscription, on loan: RabbitMQ proves it by handing out
+            what is next in the queue.
+
+        Raises:
+            ConnectionLost: The channel is gone; what is unsettled comes back by itself.
+        """
         ...
 
     async def wait_interrupted(self) -> NoReturn:

@@ -6,6 +6,7 @@ loading    from ``app:config`` to a `Config`
 session    a client for the length of a command
 output     tables, JSON, and what a person reads
 logs       the log of ``roger serve``
+shared     writing a log that several processes write
 serve demo enqueue cluster looking keys control replay purge    the commands
 """
 

@@ -10,7 +10,7 @@ import typer
 
 from .._errors import RogerError
 from .._info import VERSION
-from . import cluster, control, demo, enqueue, keys, looking, purge, replay, serve
+from . import cluster, control, demo, doctor, enqueue, health, keys, looking, purge, replay, serve
 from .errors import Refused
 from .examples import with_examples
 from .output import has_colours, printable, say
@@ -24,6 +24,8 @@ GROUPS: Final[Mapping[str, tuple[Callable[..., None], ...]]] = {
         looking.buried,
         cluster.nodes,
         keys.keys,
+        doctor.doctor,
+        health.health,
     ),
     "Act": (control.cancel, control.pause, control.resume, replay.replay, purge.purge),
 }

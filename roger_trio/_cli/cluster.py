@@ -53,17 +53,7 @@ def status(
     if json:
         print_json({"queues": rows, "not_answering": sorted(answers.not_answering)})
     elif rows:
-        columns = (
-            "PARTITION",
-            "QUEUE",
-            "NODE",
-            "WORKERS",
-            "RUNNING",
-            "READY",
-            "CONSUMERS",
-            "STATE",
-        )
-        print_table(columns, map(_queue_cells, rows))
+        print_table(_QUEUE_COLUMNS, map(_queue_cells, rows))
     else:
         remark("no partition runs on any node")
     remark_not_answering(answers.not_answering)

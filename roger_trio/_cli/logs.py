@@ -13,11 +13,13 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Final, TextIO
 
+import attrs
 import orjson
 
 from .._jobs.context import current_envelope
 from .._logs import JOB_FIELDS, JOB_PREFIX, job_fields, names_job
 from .output import has_colours, printable
+from .shared import SharedStreamHandler
 
 
 class LogLevel(StrEnum):
@@ -54,18 +56,42 @@ _OWN: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"
 """Attributes that every record may have; all others came by ``extra=``."""
 
 
-def set_up_logs(level: LogLevel, style: LogFormat, stream: TextIO | None = None) -> None:
+SUPERVISOR: Final = 0
+"""The number in the lines of the supervisor itself."""
+
+
+@attrs.frozen
+class Writer:
+    """Who writes a log that several processes write."""
+
+    process: int
+    """Its number, or `SUPERVISOR`."""
+    node: str | None = None
+    """Its node's name, where there is one and it is known."""
+
+
+def set_up_logs(
+    level: LogLevel,
+    style: LogFormat,
+    stream: TextIO | None = None,
+    *,
+    writer: Writer | None = None,
+) -> None:
     """Send all records to a stream.
 
     Args:
         level: The least level shown.
         style: For people, or for programs.
         stream: Where to; default: stderr.
+        writer: Named in each line; None: nobody else writes there.
     """
     target: TextIO = sys.stderr if stream is None else stream
-    handler = logging.StreamHandler(target)
-    is_json = style is LogFormat.JSON
-    handler.setFormatter(JsonFormatter() if is_json else TextFormatter(has_colours(target)))
+    handler = logging.StreamHandler(target) if writer is None else SharedStreamHandler(target)
+    handler.setFormatter(
+        JsonFormatter(writer)
+        if style is LogFormat.JSON
+        else TextFormatter(has_colours(target), writer)
+    )
     _install(handler, level.number)
 
 
@@ -114,11 +140,13 @@ class TextFormatter(logging.Formatter):
 
     Args:
         colours: Whether to colour the level.
+        writer: Whose number comes before the message.
     """
 
-    def __init__(self, colours: bool) -> None:
+    def __init__(self, colours: bool, writer: Writer | None = None) -> None:
         super().__init__()
         self._colours = colours
+        self._writer = "" if writer is None else f"[{writer.process}] "
 
     def format(self, record: logging.LogRecord) -> str:
         """Format a record."""
@@ -130,7 +158,7 @@ class TextFormatter(logging.Formatter):
             level = f"\x1b[{_COLOURS.get(record.levelno, '0')}m{level}\x1b[0m"
         # Later lines are indented, so that no text in them can pass for a record of its own.
         text = printable(self._text(record), keep="\n\t").rstrip("\n").replace("\n", _INDENT)
-        return f"{time} {level} {text}"
+        return f"{time} {level} {self._writer}{text}"
 
     def _text(self, record: logging.LogRecord) -> str:
         text = record.getMessage()
@@ -144,7 +172,16 @@ class TextFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object: timestamp, level, logger, message; the job; the exception; ``extra=``."""
+    """One JSON object: timestamp, level, logger, message; the job; the exception; ``extra=``.
+
+    Args:
+        writer: Who is named as process and node.
+    """
+
+    def __init__(self, writer: Writer | None = None) -> None:
+        super().__init__()
+        fields = {} if writer is None else attrs.asdict(writer)
+        self._writer = {name: value for name, value in fields.items() if value is not None}
 
     def format(self, record: logging.LogRecord) -> str:
         """Format a record."""
@@ -154,6 +191,7 @@ class JsonFormatter(logging.Formatter):
             "level": record.levelname,
             "logger": record.name,
             "message": record.getMessage(),
+            **self._writer,
             **_job_fields(record),
         }
         if record.exc_info:

@@ -13,6 +13,7 @@ from .._brokers.base import Broker, BrokerError, MessageTooLarge, QueueMissing
 from .._config import Config
 from .._control.cluster import INFO, Info, read_info
 from .._control.controls import Controls
+from .._control.lane import Call
 from .._control.roster import Card, Unreadable
 from .._errors import BrokerUnavailable, InvalidJob, PartitionNotRunning, RogerError
 from .._jobs.envelope import Envelope
@@ -88,25 +89,27 @@ class ClientBase:
             ) from exc
 
     @contextmanager
-    def _patience(self, failure: str) -> Generator[None]:
-        """Bound what waits for the broker, and put its errors into the user's words."""
-        timeout = self._config.enqueue_timeout
-        with self._in_users_words(failure), trio.move_on_after(timeout) as scope:
-            yield
-        if scope.cancelled_caught:
-            trouble = self._broker.trouble or "the broker is slow"
-            raise BrokerUnavailable(f"{failure} within {timeout:g} s: {trouble}")
+    def _patience(self, failure: str, deadline: float | None = None) -> Generator[None]:
+        """Bound what waits for the broker, and put its errors into the user's words.
 
-    @contextmanager
-    def _in_users_words(self, failure: str) -> Generator[None]:
+        Args:
+            failure: What has failed then, in words.
+            deadline: Until when to wait, where this is one of several steps. Default: for
+                ``enqueue_timeout`` seconds.
+        """
+        timeout = self._config.enqueue_timeout
+        if deadline is None:
+            deadline = trio.current_time() + timeout
         try:
-            yield
-        except MessageTooLarge as exc:
-            raise InvalidJob(f"payload: expected one the broker takes: {exc}") from exc
+            with trio.move_on_at(deadline) as scope:
+                yield
         except QueueMissing:
             raise
         except BrokerError as exc:
-            raise BrokerUnavailable(f"{failure}: {exc}") from exc
+            raise _in_users_words(failure, exc) from exc
+        if scope.cancelled_caught:
+            trouble = self._broker.trouble or "the broker is slow"
+            raise BrokerUnavailable(f"{failure} within {timeout:g} s: {trouble}")
 
     # Nodes...
 
@@ -162,42 +165,89 @@ class ClientBase:
             BrokerUnavailable: The broker cannot be reached.
         """
         self._partition_names(partition)
-        controls = self._controls
-        found: list[Answer | BrokerError] = []
+        deadline = trio.current_time() + self._config.enqueue_timeout
+        [answer] = await self._ask_all(partition, (operation,), deadline, gives_up=True)
+        return _expected(partition, answer, kinds)
+
+    async def _ask_all(
+        self,
+        partition: str,
+        operations: Sequence[Operation],
+        deadline: float,
+        *,
+        gives_up: bool = False,
+    ) -> list[Answer]:
+        """Ask a partition's coordinator several things.
+
+        Args:
+            partition: Its name.
+            operations: What to ask.
+            deadline: Until when to wait.
+            gives_up: Whether to wait no longer than it takes to find that nobody runs it.
+
+        Raises:
+            PartitionNotRunning: No node runs it, or none answers in time.
+            BrokerUnavailable: The broker cannot be reached.
+        """
         hosts: list[dict[str, frozenset[str]]] = []
+        with self._controls.courier.asking(partition, operations) as call:
+            try:
+                # Mostly there is an answer before a task that doubts it need be started.
+                with trio.move_on_at(min(deadline, trio.current_time() + self._doubt_after)):
+                    await call.wait()
+                if not call.is_over:
+                    with trio.move_on_at(deadline):
+                        await self._ask_and_doubt(partition, call, hosts, gives_up=gives_up)
+            except BrokerError as exc:
+                raise _in_users_words(f"partition {partition!r} could not be asked", exc) from exc
+            if call.is_over:
+                return call.given
+        raise self._not_running(partition, hosts[0] if hosts else None)
+
+    @property
+    def _doubt_after(self) -> float:
+        return min(_DOUBT_AFTER, self._config.enqueue_timeout / 4)
+
+    async def _ask_and_doubt(
+        self, partition: str, call: Call, hosts: list[dict[str, frozenset[str]]], *, gives_up: bool
+    ) -> None:
+        """Find out, beside a question that is not answered, who could answer it.
+
+        Args:
+            partition: Who is asked.
+            call: The question.
+            hosts: Gets which partitions run, if that is found.
+            gives_up: Whether to return once it is found that nobody runs it.
+        """
 
         async def doubt(scope: trio.CancelScope) -> None:
-            await trio.sleep(_DOUBT_AFTER)
-            await controls.bus.wait_listening()
+            await self._controls.bus.wait_listening()
             with suppress(RogerError):
-                hosted = await self._queues_by_partition()
-                if partition not in hosted:
-                    hosts.append(hosted)
-                    scope.cancel()
+                hosts.append(await self._queues_by_partition())
+            if gives_up and hosts and partition not in hosts[0]:
+                scope.cancel()
 
-        with trio.move_on_after(self._config.enqueue_timeout):
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(doubt, nursery.cancel_scope)
-                try:
-                    found.append(await controls.courier.ask(partition, operation))
-                except BrokerError as exc:
-                    found.append(exc)
-                nursery.cancel_scope.cancel()
-        if not found:
-            raise await self._not_running(partition, hosts[0] if hosts else None)
-        with self._in_users_words(f"partition {partition!r} could not be asked"):
-            return _expected(partition, found[0], kinds)
+        trouble: BrokerError | None = None
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(doubt, nursery.cancel_scope)
+            try:
+                await call.wait()
+            except BrokerError as exc:
+                trouble = exc
+            nursery.cancel_scope.cancel()
+        if trouble is not None:
+            raise trouble
 
-    async def _not_running(
-        self, partition: str, hosts: Mapping[str, Iterable[str]] | None = None
+    def _not_running(
+        self, partition: str, hosts: Mapping[str, Iterable[str]] | None
     ) -> PartitionNotRunning | BrokerUnavailable:
-        """Make the error for a partition whose coordinator does not answer."""
-        if not self._broker.is_connected:
-            return self._unreachable(partition)
-        if hosts is None:
-            with trio.move_on_after(GATHER_TIMEOUT + 1):
-                hosts = await self._queues_by_partition()
-        if hosts is None:
+        """Make the error for a partition whose coordinator does not answer.
+
+        Args:
+            partition: Its name.
+            hosts: Which partitions run, if that could be found out.
+        """
+        if not self._broker.is_connected or hosts is None:
             return self._unreachable(partition)
         if partition in hosts:
             seconds = f"{self._config.enqueue_timeout:g} s"
@@ -232,13 +282,18 @@ class ClientBase:
         return count.consumers > 0
 
 
-def _expected(partition: str, found: Answer | BrokerError, kinds: tuple[type[A], ...]) -> A:
+def _expected(partition: str, found: Answer, kinds: tuple[type[A], ...]) -> A:
     """Return an answer of one of the kinds that answer what was asked."""
-    if isinstance(found, BrokerError):
-        raise found
     if isinstance(found, kinds):
         return found
     raise RogerError(
         f"partition {partition!r}: its coordinator answered {type(found).__name__}, "
         "which is no answer to that: do all nodes have the same version of roger_trio?"
     )
+
+
+def _in_users_words(failure: str, exc: BrokerError) -> Exception:
+    """Make the error that tells a user what has failed, and why."""
+    if isinstance(exc, MessageTooLarge):
+        return InvalidJob(f"payload: expected one the broker takes: {exc}")
+    return BrokerUnavailable(f"{failure}: {exc}")

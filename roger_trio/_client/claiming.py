@@ -39,18 +39,21 @@ class Claiming(ClientBase):
                 self._controls.courier.tell_soon(partition, *withdrawn)
 
     async def _ask_claims(
-        self, partition: str, claims: Sequence[Claim | ReplayClaim]
+        self, partition: str, claims: Sequence[Claim | ReplayClaim], deadline: float | None = None
     ) -> list[Answer]:
         """Ask for keys.
 
+        Args:
+            partition: Whose keys they are.
+            claims: What to ask for.
+            deadline: Until when to wait. Default: for ``enqueue_timeout`` seconds.
+
         Raises:
-            PartitionNotRunning: No node of the partition answers within ``enqueue_timeout``.
+            PartitionNotRunning: No node of the partition answers in time.
             BrokerUnavailable: The broker cannot be reached.
         """
-        answers: list[Answer] = []
-        if claims:
-            with trio.move_on_after(self._config.enqueue_timeout):
-                answers = await self._controls.courier.ask_many(partition, claims)
-            if not answers:
-                raise await self._not_running(partition)
-        return answers
+        if not claims:
+            return []
+        if deadline is None:
+            deadline = trio.current_time() + self._config.enqueue_timeout
+        return await self._ask_all(partition, claims, deadline)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final, Literal, cast
 
@@ -36,12 +36,9 @@ CANCEL_TIMEOUT: Final = 7.0
 """Seconds for nodes to stop a job: longer than they let it clean up."""
 PAUSE_TIMEOUT: Final = 5.0
 """Seconds for nodes to take no more jobs of a queue."""
-_TELLING: Final = (
-    CancelResult.STOPPED,
-    CancelResult.STOPPING,
-    CancelResult.UNSTOPPABLE,
-    CancelResult.FINISHED,
-)
+_RUNNING: Final = (CancelResult.STOPPED, CancelResult.STOPPING, CancelResult.UNSTOPPABLE)
+"""What the node finds on which a job runs: no other one has to be heard then."""
+_TELLING: Final = (*_RUNNING, CancelResult.FINISHED)
 """What nodes find, the most telling first."""
 _FOUND: Final = {each.value: each for each in _TELLING}
 
@@ -154,7 +151,7 @@ class Controlling(ClientBase):
             kind = Pause if paused else Resume
             operation = kind(queue, bus.inbox, gathering.request)
             answer = await self._ask(partition, operation, Recorded)
-            question = {"ask": "pause", "partition": partition, "queue": queue, "paused": paused}
+            question = {"ask": "pause", "partition": partition, "queue": queue}
             found = await self._gather(partition, gathering, answer, question, PAUSE_TIMEOUT)
         return frozenset(found.silent)
 
@@ -173,9 +170,12 @@ class Controlling(ClientBase):
             recorded.members,
             question,
             timeout=timeout,
-            until=lambda reply: _result(reply) in _TELLING,
+            until=lambda reply: _result(reply) in _RUNNING,
         )
-        gone = [Gone(inbox) for inbox in found.gone.values()]
+        # It may have been about to connect again, and be back since.
+        gone = [
+            Gone(inbox) for inbox in found.gone.values() if not await controls.bus.is_heard(inbox)
+        ]
         if gone:
             controls.courier.tell_soon(partition, *gone)
         return found
@@ -205,7 +205,13 @@ class Controlling(ClientBase):
             PartitionNotRunning: No node runs the partition, or none answers in time.
             BrokerUnavailable: The broker cannot be reached.
         """
-        return _infos(await self._ask(partition, ListKeys(), Keys))
+        found: dict[tuple[str, str], HeldKey] = {}
+        answer = await self._ask(partition, ListKeys(), Keys)
+        while True:
+            found.update({(each.kind, each.key): each for each in answer.keys})
+            if answer.is_all or not answer.keys:
+                return _infos(found.values())
+            answer = await self._ask(partition, ListKeys(answer.keys[-1].since), Keys)
 
     async def release_key(self, partition: str, key: str) -> list[KeyInfo]:
         """Free a key by hand, whoever holds it: queue key and execution key of that name.
@@ -231,7 +237,10 @@ class Controlling(ClientBase):
         if not isinstance(key, str) or not is_key(key):
             rule = f"text of 1 to {MAX_KEY_BYTES} bytes in UTF-8"
             raise RogerError(f"key: expected {rule}, got {key!r}")
-        freed = _infos(await self._ask(partition, FreeKey(key), Keys))
+        bus = self._controls.bus
+        with bus.expect() as gathering:
+            operation = FreeKey(key, bus.inbox, gathering.request)
+            freed = _infos((await self._ask(partition, operation, Keys)).keys)
         if not freed:
             raise RogerError(f"partition {partition!r}: no job holds the key {key!r}")
         return freed
@@ -262,8 +271,8 @@ def _result(reply: Mapping[str, Any]) -> CancelResult | None:
     return _FOUND.get(found) if isinstance(found, str) else None
 
 
-def _infos(keys: Keys) -> list[KeyInfo]:
-    return [_info(each) for each in sorted(keys.keys, key=lambda each: each.since)]
+def _infos(keys: Iterable[HeldKey]) -> list[KeyInfo]:
+    return [_info(each) for each in sorted(keys, key=lambda each: each.since)]
 
 
 def _info(held: HeldKey) -> KeyInfo:

@@ -152,12 +152,13 @@ class Enqueueing(Claiming):
                 await self._publish_by_queue(partition, jobs, delay)
             return [each.envelope for each in jobs]
         claims = [self._claim(each.envelope) for each in unique]
+        deadline = trio.current_time() + self._config.enqueue_timeout  # For all steps together.
         with self._withdrawing(partition, claims) as held:
-            with self._patience(failure):
+            with self._patience(failure, deadline):
                 await self._declare(partition, jobs)
-            duplicates = await self._claim_all(partition, claims)
+            duplicates = await self._claim_all(partition, claims, deadline)
             ours = [each for each in jobs if each.envelope.id not in duplicates]
-            with self._patience(failure):
+            with self._patience(failure, deadline):
                 await self._publish_by_queue(partition, ours, delay)
                 held.confirm()
                 await self._controls.courier.tell(
@@ -175,9 +176,11 @@ class Enqueueing(Claiming):
         key = envelope.queue_key or ""
         return Claim(envelope.id, key, envelope.queue, self._new_nonce(), inbox)
 
-    async def _claim_all(self, partition: str, claims: Sequence[Claim]) -> dict[str, DuplicateJob]:
+    async def _claim_all(
+        self, partition: str, claims: Sequence[Claim], deadline: float
+    ) -> dict[str, DuplicateJob]:
         """Ask for the keys; return, by id, those jobs whose key another one holds."""
-        answers = await self._ask_claims(partition, claims)
+        answers = await self._ask_claims(partition, claims, deadline)
         return {
             claim.job: DuplicateJob(claim.key, answer.job)
             for claim, answer in zip(claims, answers, strict=True)

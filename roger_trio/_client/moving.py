@@ -33,7 +33,7 @@ _BATCH: Final = 100
 _PAGE: Final = 500
 """Jobs purged at a time where some of them hold keys."""
 _PURGE_PATIENCE: Final = 2.0
-"""Seconds the coordinator has to purge a queue itself; else it is done from here."""
+"""Seconds the coordinator has to come to a purge; else it is done from here, and not there."""
 _ALL: Final = 2**31 - 1
 
 
@@ -206,21 +206,34 @@ class Moving(Claiming):
         names = self._names(partition, queue)
         with self._looking(partition, queue):
             await self._broker.count(names.work)  # Refuses a queue that is not there.
-            waiting = 0
+            waiting, rest = 0, None
             if await self._has_coordinator(partition):
-                with trio.move_on_after(_PURGE_PATIENCE):
-                    courier = self._controls.courier
-                    answers = await courier.ask_many(
-                        partition, (PurgeWaiting(queue), PurgeKeyless(queue))
-                    )
-                    counts = [each.count for each in answers if isinstance(each, Purged)]
-                    waiting = counts[0] or 0
-                    if counts[1] is not None:
-                        return waiting + counts[1]
+                waiting, rest = await self._ask_purge(partition, queue)
+            if rest is not None:
+                return waiting + rest
         purged = waiting
         for each in (names.work, names.redelivered):
             purged += await self._purge_keyed(partition, queue, each)
         return purged
+
+    async def _ask_purge(self, partition: str, queue: str) -> tuple[int, int | None]:
+        """Have the coordinator purge a queue, if it comes to it soon.
+
+        Returns:
+            How many jobs that waited for a key it has deleted, and how many others; None: none of
+            these, and it will not later on.
+        """
+        controls, bus = self._controls, self._controls.bus
+        counts: list[int | None] = [None, None]
+        with bus.expect() as gathering, gathering.patience:
+            gathering.patience.deadline = trio.current_time() + _PURGE_PATIENCE
+            asked = (
+                PurgeWaiting(queue, bus.inbox, gathering.request),
+                PurgeKeyless(queue, bus.inbox, gathering.request),
+            )
+            answers = await controls.courier.ask_many(partition, asked)
+            counts = [each.count if isinstance(each, Purged) else None for each in answers]
+        return counts[0] or 0, counts[1]
 
     async def _purge_keyed(self, partition: str, queue: str, broker_queue: str) -> int:
         """Delete what is in a broker queue now, page by page, each after its keys are free."""
@@ -234,7 +247,9 @@ class Moving(Claiming):
                     envelopes = [read(each, partition, queue) for each in page]
                     # Each as an attempt of its own, so that a copy that runs keeps its keys.
                     keyed = [
-                        Release(each.id, self._new_nonce()) for each in envelopes if has_key(each)
+                        Release(each.id, self._new_nonce(), each.queued_at.timestamp())
+                        for each in envelopes
+                        if has_key(each)
                     ]
                     if keyed:
                         await self._controls.courier.tell(partition, *keyed)

@@ -135,7 +135,8 @@ class AmqpConfig:
     """Seconds, at least 0, to wait once after a queue was newly created.
 
     A quorum queue is not crash-safe in its first second: what is confirmed in it would be lost
-    if a single-node broker were killed then. Tests may set 0.
+    if a single-node broker were killed then. Tests may set 0, which also makes a missing queue at
+    once, where others wait half a second, lest its deletion be news to its consumers.
     """
 
     @classmethod

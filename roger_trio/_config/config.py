@@ -67,6 +67,11 @@ def _check_max_buried(config: object, field: attrs.Attribute[Any], value: object
         checks.check_whole(value, 1, checks.MAX_COUNT, key="max_buried", also="None, or ")
 
 
+def _check_job_processes(config: object, field: attrs.Attribute[Any], value: object) -> None:
+    if value is not None:
+        checks.check_whole(value, 1, checks.MAX_WORKERS, key="max_job_processes", also="None, or ")
+
+
 def _check_node_name(config: object, field: attrs.Attribute[Any], value: object) -> None:
     if value is not None:
         checks.check_name(value, key="node_name")
@@ -129,6 +134,10 @@ class Config:
     max_deliveries: int = attrs.field(default=5, validator=checks.whole(1, checks.MAX_COUNT))
     """How often, at least once, a job may be delivered to a process that dies of it, before it is
     buried."""
+
+    max_job_processes: int | None = attrs.field(default=None, validator=_check_job_processes)
+    """How many jobs with ``process=True`` may run at once on this node, of all its queues, at
+    least 1: each has a process of its own then. None: as many as there are CPUs for the node."""
 
     shutdown_timeout: float = attrs.field(default=10.0, validator=checks.seconds())
     """Seconds, at least 0, that running jobs get when the node stops; then they are cancelled and

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Callable, Generator, Iterable, Mapping
+import math
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from secrets import token_hex
 from typing import Any, Final
@@ -12,17 +13,26 @@ from typing import Any, Final
 import trio
 
 from .._brokers.base import Broker, BrokerError
-from .._topology import NODES_TOPIC, inbox_topic
+from .._topology import NODES_TOPIC, inbox_topic, is_topic
 from . import wire
 from .gathering import REPEATS, FromMembers, Gathered, Gathering, NobodyListens, NoReply
 from .roster import Roster
 
 logger = logging.getLogger(__name__)
 
+JOIN_TIMEOUT: Final = 2.0
+"""Seconds that a new node waits for the others to tell who they are."""
+DEAD_AFTER: Final = 1.0
+"""Seconds for which nobody must listen at a node's inbox: it may be about to reconnect."""
+_ALL_ARE_BACK: Final = 5.0
+"""Seconds in which nodes find a broker that has returned."""
 _COMPLAINTS: Final = 100
 """Different reasons for ignoring something that are logged."""
 _SAY_TIMEOUT: Final = 10.0
 """Seconds to wait for the broker before what was to be said is given up: who asks, asks again."""
+
+_WANTED_TIMEOUT: Final = 1.0
+"""Seconds for somebody to say that a request is still wanted; a coordinator waits for it."""
 
 
 class Asking:
@@ -43,16 +53,47 @@ class Asking:
         self._gatherings: dict[int, Gathering] = {}
         self._complaints: set[str] = set()
         self._listening = trio.Event()
+        self._knows = trio.Event()
+        """Set once all other nodes are known."""
+        self._again_at = -math.inf
+        """When it was heard again what is said, after a lost connection."""
 
     def _settle(self) -> None:
         """Note that all other nodes are known; who waits to learn of them need not any more."""
         self._settled = True
+        self._knows.set()
         for each in self._gatherings.values():
             each.look_again()
 
     async def wait_listening(self) -> None:
         """Wait until what is said to the inbox is heard."""
         await self._listening.wait()
+
+    async def find_mates(self, partition: str) -> Sequence[str]:
+        """Name the inboxes of the other nodes of a partition.
+
+        With those at whose inboxes nobody listens, until `is_dead` gives them up.
+        """
+        with trio.move_on_after(JOIN_TIMEOUT):
+            await self._knows.wait()
+        return [each for each in sorted(self.roster.hosts_of(partition)) if not self.is_dead(each)]
+
+    def is_dead(self, inbox: str) -> bool:
+        """Tell whether a node at whose inbox nobody listens is given up, or was never known."""
+        if self.roster.away_since(inbox) is None:
+            return self.roster.get(inbox) is None
+        return self.is_given_up(inbox)
+
+    def is_given_up(self, inbox: str) -> bool:
+        """Tell whether nobody has listened at a known node's inbox for so long that it is dead.
+
+        Not for a moment, as it may be about to reconnect; and not as long as all are, as this one
+        has just done itself.
+        """
+        since = self.roster.away_since(inbox)
+        if since is None:
+            return False
+        return trio.current_time() >= max(since + DEAD_AFTER, self._again_at + _ALL_ARE_BACK)
 
     def complain(self, reason: str) -> None:
         """Log that something was ignored, once for each reason."""
@@ -62,6 +103,8 @@ class Asking:
 
     async def _say(self, topic: str, body: bytes) -> bool:
         """Say something; return whether anybody listens, as far as is known."""
+        if not is_topic(topic):
+            return False
         try:
             with trio.move_on_after(_SAY_TIMEOUT):
                 return await self._broker.broadcast(topic, body)
@@ -82,6 +125,18 @@ class Asking:
     async def is_heard(self, inbox: str) -> bool:
         """Find out whether anybody listens at an inbox."""
         return await self._say(inbox, wire.encode(wire.Question(self.inbox, 0, {"ask": "ping"})))
+
+    async def is_wanted(self, inbox: str, request: int) -> bool:
+        """Find out whether somebody still waits for what a request of theirs is to bring.
+
+        Whoever says so goes on waiting for it.
+        """
+        question = {"ask": "wanted", "request": request}
+        try:
+            reply = await self.ask_inbox(inbox, question, timeout=_WANTED_TIMEOUT)
+        except (NobodyListens, NoReply):
+            return False
+        return reply.get("wanted") is True
 
     async def ask_inbox(
         self, inbox: str, question: Mapping[str, Any], *, timeout: float

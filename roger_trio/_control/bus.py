@@ -12,19 +12,18 @@ from typing import Any, Final
 import trio
 
 from .._brokers.base import Broker, BrokerError
+from .._jobs.mismatch import short_repr
 from .._state.operations import Answer, Event
 from .._topology import NODES_TOPIC
 from . import wire
-from .asking import Asking
+from .asking import JOIN_TIMEOUT, Asking
 from .gathering import Asker
 from .roster import Card, Identity, Unreadable, list_of, mapping_of
 
 logger = logging.getLogger(__name__)
 
 _PAUSE: Final = 1.0
-"""Seconds before listening is tried again after the broker refused."""
-JOIN_TIMEOUT: Final = 2.0
-"""Seconds that a new node waits for the others to tell who they are."""
+"""Seconds before what the broker refused is tried again."""
 
 
 class Bus(Asking):
@@ -108,9 +107,19 @@ class Bus(Asking):
     async def join(self) -> Card | None:
         """Tell the other nodes that this one is there, and learn who they are.
 
+        For as long as it takes: a broker that is short of disk may take no word of it.
+
         Returns:
             The card of another live node that has this one's name, and had it first; or None.
         """
+        while True:
+            try:
+                return await self._join()
+            except BrokerError as exc:
+                logger.warning("cluster: this node cannot introduce itself: %s", exc)
+                await trio.sleep(_PAUSE)
+
+    async def _join(self) -> Card | None:
         await self.wait_listening()
         if self._alone:  # Who comes at the same moment hears this, and introduces itself.
             self._settle()
@@ -142,6 +151,7 @@ class Bus(Asking):
     # Hearing...
 
     def _hear_again(self) -> None:
+        self._again_at = trio.current_time()
         if self.on_again is not None:
             self.on_again()
 
@@ -176,14 +186,20 @@ class Bus(Asking):
         match question.get("ask"):
             case "ping":
                 self.reply_soon(asker, {})
+            case "wanted":
+                self.reply_soon(asker, {"wanted": self._is_awaited(question.get("request"))})
             case "hello" if self.is_node:
                 self._meet(Card.from_json(question.get("card")))
                 self.reply_soon(asker, {})
             case "bye":
-                self.roster.forget(inbox)
+                self.roster.dismiss(inbox)
             case _:
                 if self.on_question is not None:
                     self.on_question(question, asker)
+
+    def _is_awaited(self, request: object) -> bool:
+        gathering = self._gatherings.get(request) if type(request) is int else None
+        return gathering is not None and gathering.hold_on()
 
     def _take_reply(self, message: wire.Reply) -> None:
         answer = mapping_of(message.reply.get("answer"), "answer")
@@ -206,8 +222,9 @@ class Bus(Asking):
         if self._settled and card.settled and self._is_namesake(card):
             who = card.identity
             self.complain(
-                f"another node, process {who.pid} on host {who.host!r}, has this one's name, "
-                f"{who.name!r}: what they answer cannot be told apart; give each its own node_name"
+                f"another node, process {who.pid} on host {short_repr(who.host)}, has this one's "
+                f"name, {who.name!r}: what they answer cannot be told apart; give each its own "
+                "node_name"
             )
 
     # Replying...

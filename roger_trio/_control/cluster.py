@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any, Final
 
 import attrs
@@ -23,6 +24,9 @@ from .roster import (
 
 INFO: Final[Mapping[str, Any]] = {"ask": "info"}
 """The question that `Info` answers."""
+
+CLOCK: Final[Mapping[str, Any]] = {"ask": "clock"}
+"""The question that `dump_clock` answers."""
 
 Running = Mapping[str, Mapping[str, QueueInfo]]
 """Partition → queue → what runs."""
@@ -116,6 +120,20 @@ def _queue_info(fields: Mapping[str, Any]) -> QueueInfo:
     )
 
 
+def dump_clock(now: datetime) -> dict[str, Any]:
+    """Write what time a node has."""
+    return {"now": now.isoformat()}
+
+
+def read_clock(reply: Mapping[str, Any]) -> datetime:
+    """Read what time a node has.
+
+    Raises:
+        Unreadable: It is something else.
+    """
+    return time_of(reply, "now")
+
+
 # Jobs...
 
 
@@ -159,6 +177,9 @@ def _envelope(fields: Mapping[str, Any]) -> Envelope:
         max_execution_time=limit,
         redelivered=fields.get("redelivered") is True,
         deaths=whole_of(fields, "deaths"),
+        edition=whole_of({"edition": 0, **fields}, "edition"),
+        moves=whole_of({"moves": 0, **fields}, "moves"),
+        orphaned=fields.get("orphaned") is True,
         error=None if error is None else _error(mapping_of(error, "error")),
     )
 

@@ -37,6 +37,7 @@ class Coordinator:
         partition: The partition's name.
         store: Keeps what it has decided.
         is_heard: Finds out whether anybody listens at an inbox.
+        is_wanted: Finds out whether a request from an inbox is still waited for.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class Coordinator:
         partition: str,
         store: Store,
         is_heard: Callable[[str], Awaitable[bool]],
+        is_wanted: Callable[[str, int], Awaitable[bool]],
     ) -> None:
         self._broker = broker
         self._partition = partition
@@ -57,6 +59,7 @@ class Coordinator:
             broker=broker,
             store=store,
             is_heard=is_heard,
+            is_wanted=is_wanted,
             complain=self._complain,
         )
         self._complaints: set[str] = set()
@@ -67,7 +70,7 @@ class Coordinator:
         self.stopping: trio.Event = trio.Event()
         """Set once it has been asked to stop."""
         self.declared = trio.Event()
-        """Set once the queue of commands is there: who asks before would have to ask again."""
+        """Set once the partition's own queues are there: who asks before has to ask again."""
 
     async def run(self) -> None:
         """Take terms until `stop`.
@@ -115,8 +118,14 @@ class Coordinator:
                 self._term = None
 
     async def _declare(self) -> None:
+        """Have all queues of the partition there, before it takes jobs.
+
+        At once, so that what a new queue has to be waited for is waited for once, and none is made
+        later, when a broker that is killed would forget it with the jobs of an older one.
+        """
         name, before = self._names.coordinator, time.time()
-        if name in await self._broker.declare([self._names.coordinator_spec()], afresh=True):
+        specs = (*self._names.specs(), *self._duties.store.queues)
+        if name in await self._broker.declare(specs, afresh=True):
             self._made_at = before
         if self._made_at is not None:
             # Another node may become the coordinator first, so it is told like the rest.

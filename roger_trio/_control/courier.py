@@ -63,14 +63,22 @@ class Courier:
 
         Cancellation: as `ask`.
         """
+        with self.asking(partition, operations) as call:
+            await call.wait()
+        return call.given
+
+    def asking(self, partition: str, operations: Sequence[Operation]) -> Call:
+        """Put operations in line at once; enter it, and wait for the answers as often as need be.
+
+        Returns:
+            The call. What is not answered when it is left is not sent any more.
+        """
         call = Call(operations)
         if operations:
             self._lane(partition).add(call)
-            try:
-                await call.wait()
-            finally:
-                call.is_over = True
-        return [answer for answer in call.answers if answer is not None]
+        else:
+            call.end()
+        return call
 
     def post(self, partition: str, operation: Operation) -> Callable[[], Awaitable[Answer]]:
         """Put an operation in line at once, for those who keep to an order; see `ask`.
@@ -78,15 +86,12 @@ class Courier:
         Returns:
             What waits for the answer.
         """
-        call = Call((operation,))
-        self._lane(partition).add(call)
+        call = self.asking(partition, (operation,))
 
         async def wait() -> Answer:
-            try:
+            with call:
                 await call.wait()
-            finally:
-                call.is_over = True
-            return next(answer for answer in call.answers if answer is not None)
+            return call.given[0]
 
         return wait
 

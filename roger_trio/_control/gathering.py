@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -67,6 +68,8 @@ class Gathering:
         """Inboxes nobody listens at."""
         self.is_complete = False
         """Whether one has replied that knows who is in the cluster."""
+        self.patience: trio.CancelScope = trio.CancelScope()
+        """What the asker waits in, where it may give up before it knows what became of it."""
         self._news = trio.lowlevel.ParkingLot()
 
     def hear(self, inbox: str, node: str, reply: Mapping[str, Any]) -> None:
@@ -80,6 +83,13 @@ class Gathering:
         if inbox not in self.replies:
             self.gone.add(inbox)
             self._news.unpark_all()
+
+    def hold_on(self) -> bool:
+        """Have the asker wait as long as it takes; return whether it has not given up yet."""
+        if self.patience.cancel_called:
+            return False
+        self.patience.deadline = math.inf
+        return True
 
     def look_again(self) -> None:
         """Have who waits look whether it still has to."""

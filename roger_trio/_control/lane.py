@@ -11,7 +11,7 @@ import itertools
 import math
 from collections import deque
 from collections.abc import Sequence
-from typing import Final, NoReturn
+from typing import Final, NoReturn, Self
 
 import attrs
 import trio
@@ -34,18 +34,29 @@ _MOST_REPEATED: Final = 100
 
 
 class Call:
-    """Operations somebody waits for, and the answers so far."""
+    """Operations somebody waits for, and the answers so far; nobody does after its ``with``."""
 
     __slots__ = ("answers", "error", "is_over", "left", "operations", "task")
 
     def __init__(self, operations: Sequence[Operation]) -> None:
-        self.operations = operations
+        self.operations: Sequence[Operation] = operations
         self.answers: list[Answer | None] = [None] * len(operations)
-        self.left = len(operations)
-        self.is_over = False
+        self.left: int = len(operations)
+        self.is_over: bool = False
         """Whether nobody waits any more."""
         self.error: BrokerError | None = None
         self.task: trio.lowlevel.Task | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.is_over = True
+
+    @property
+    def given(self) -> list[Answer]:
+        """The answers, once all is answered."""
+        return [answer for answer in self.answers if answer is not None]
 
     def answer(self, index: int, answer: Answer) -> None:
         if self.answers[index] is None:

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 import attrs
+import trio
+
+_MAX_NODES: Final = 10_000
+"""Far more than there ever are: whoever says that there are more does not fill our memory."""
+_AWAY_FOR: Final = 60.0
+"""Seconds for which it is remembered who has been there."""
 
 
 class Unreadable(Exception):
@@ -85,31 +91,65 @@ class Card:
         )
 
 
+@attrs.frozen
+class _Away:
+    """One at whose inbox nobody listens."""
+
+    card: Card
+    since: float
+
+
 class Roster:
     """The other nodes one knows of, by inbox."""
 
     def __init__(self, inbox: str) -> None:
         self._own = inbox
         self._cards: dict[str, Card] = {}
+        self._away: dict[str, _Away] = {}
 
     def hear(self, card: Card) -> None:
         """Note what a node has told of itself."""
-        if card.inbox != self._own:
+        self._away.pop(card.inbox, None)
+        self._note(card)
+
+    def _note(self, card: Card) -> None:
+        if card.inbox != self._own and (len(self._cards) < _MAX_NODES or card.inbox in self._cards):
             self._cards[card.inbox] = card
 
     def hear_of(self, cards: Iterable[Card]) -> None:
         """Note what a node has told of others: what those said themselves is newer."""
         for card in cards:
-            if card.inbox != self._own:
-                self._cards.setdefault(card.inbox, card)
+            if card.inbox not in self._cards:
+                self._note(card)
+
+    def dismiss(self, inbox: str) -> None:
+        """Forget one that has said goodbye."""
+        self._cards.pop(inbox, None)
+        self._away.pop(inbox, None)
 
     def forget(self, inbox: str) -> None:
-        """Forget one that is gone."""
-        self._cards.pop(inbox, None)
+        """Forget one at whose inbox nobody listens; for a while it may be about to reconnect."""
+        now = trio.current_time()
+        for each in [each for each, it in self._away.items() if now - it.since > _AWAY_FOR]:
+            del self._away[each]
+        card = self._cards.pop(inbox, None)
+        if card is not None:
+            self._away.setdefault(inbox, _Away(card, now))
 
     def clear(self) -> None:
-        """Forget all."""
-        self._cards.clear()
+        """Forget all, as nobody listens."""
+        for inbox in list(self._cards):
+            self.forget(inbox)
+
+    def away_since(self, inbox: str) -> float | None:
+        """Tell since when nobody listens at an inbox that was a node's."""
+        away = self._away.get(inbox)
+        return away.since if away is not None else None
+
+    def hosts_of(self, partition: str) -> set[str]:
+        """Name the inboxes of those that run a partition, those that are away included."""
+        cards = [*self._cards.values(), *(it.card for it in self._away.values())]
+        return {each.inbox for each in cards if partition in each.partitions}
 
     def get(self, inbox: str) -> Card | None:
         """Return the card of the node with this inbox."""

@@ -12,6 +12,9 @@ import attrs
 import trio
 
 from .._brokers.base import Broker, BrokerError, Channel, Delivery, QueueMissing
+from .._config import check_queue_name
+from .._errors import ConfigError
+from .._jobs.mismatch import short_repr
 from .._state.changes import Change
 from .._state.decisions import Decision, Move
 from .._state.ledger import Ledger
@@ -23,11 +26,12 @@ from .._state.operations import (
     Gone,
     Operation,
     Purged,
+    PurgeKeyless,
+    PurgeWaiting,
     ReplayClaim,
-    Wait,
 )
 from .._state.store import Store
-from .._topology import NODES_TOPIC, PartitionNames, QueueNames
+from .._topology import NODES_TOPIC, PartitionNames, QueueNames, is_topic
 from . import wire
 from .waiting import WaitingJobs
 
@@ -41,6 +45,8 @@ _EXPIRE_EVERY: Final = 60.0
 """Seconds between looks for what need not be remembered any more."""
 _CONFIRM_WITHIN: Final = 5.0
 """Seconds that a claim may be provisional before its sender is looked for; it is, twice."""
+_PURGES: Final = (PurgeKeyless, PurgeWaiting)
+_CLAIMS: Final = (Claim, ReplayClaim)
 _SKIP_FOR: Final = 60.0
 """Seconds for which an operation that could not be decided is skipped; then it is tried again."""
 
@@ -56,6 +62,8 @@ class Duties:
     store: Store
     is_heard: Callable[[str], Awaitable[bool]]
     """Finds out whether anybody listens at an inbox."""
+    is_wanted: Callable[[str, int], Awaitable[bool]]
+    """Finds out whether a request from an inbox is still waited for."""
     complain: Callable[[str], None]
     """Logs something once for each text."""
     skipped: dict[Operation, float] = attrs.Factory(dict)
@@ -71,7 +79,6 @@ class Batch:
     answers: list[tuple[str, bytes]] = attrs.Factory(list)
     """Inbox and body."""
     moves: list[Move] = attrs.Factory(list)
-    makes_wait: bool = False
     has_claims: bool = False
 
     def take(self, decision: Decision) -> None:
@@ -79,7 +86,6 @@ class Batch:
         self.changes.extend(decision.changes)
         self.events.extend(decision.events)
         self.moves.extend(decision.moves)
-        self.makes_wait |= isinstance(decision.answer, Wait)
 
 
 class Term:
@@ -101,6 +107,7 @@ class Term:
         self._claims = trio.Event()
         self._is_over = False
         self._trouble: Exception | None = None
+        self._loaded_at = float("inf")
         self._expire_at = -float("inf")
         # In step with Trio's clock, which tests may let jump.
         self._began = time.time() - trio.current_time()
@@ -146,7 +153,8 @@ class Term:
             return
         try:
             self._ledger = await duties.store.load()
-            await self._waiting.subscribe_if_any()
+            self._loaded_at = trio.current_time()
+            await self._waiting.subscribe()
             nursery.start_soon(self._sweep)
             while not self._is_over:
                 await self._handle_batch()
@@ -178,8 +186,6 @@ class Term:
         commands, self._commands = self._commands, []
         batch = await self._decide(commands)
         await self._duties.store.save(self._ledger, batch.changes)
-        if batch.makes_wait:
-            await self._waiting.subscribe()
         self._tell(batch)
         self._waiting.move(batch.moves)
         for each in commands:
@@ -192,7 +198,8 @@ class Term:
         batch, ledger = Batch(), self._ledger
         if self._now() >= self._expire_at:
             self._expire_at = self._now() + _EXPIRE_EVERY
-            batch.take(ledger.expire(self._now()))
+            held_for = trio.current_time() - self._loaded_at
+            batch.take(ledger.expire(self._now(), held_for))
         gone, self._gone = self._gone, []
         for inbox in gone:
             self._handle(Gone(inbox), batch)
@@ -224,8 +231,13 @@ class Term:
         """Decide about the operations of one message."""
         answers: list[Answer | None] = []
         for operation in message.operations:
+            if isinstance(operation, _PURGES) and not (
+                await self._duties.is_wanted(operation.inbox, operation.request)
+            ):
+                answers.append(Purged(None))
+                continue
             decision = self._handle(operation, batch)
-            batch.has_claims |= isinstance(operation, Claim | ReplayClaim)
+            batch.has_claims |= isinstance(operation, _CLAIMS)
             if decision is None:
                 if not isinstance(operation, ONE_WAY):
                     answers.append(None)
@@ -245,10 +257,10 @@ class Term:
                 commands come again, too, and this one must not end the next term.
         """
         skipped, now = self._duties.skipped, trio.current_time()
-        if skipped.get(operation, now) > now:
+        if skipped and skipped.get(operation, now) > now:
             return None
         try:
-            decision = self._ledger.handle(operation, self._now())
+            decision = self._ledger.handle(operation, self._began + now)
         except Exception:
             text = "partition %r: the operation %s cannot be decided, and is skipped for %g s"
             kind = type(operation).__name__
@@ -262,6 +274,10 @@ class Term:
 
     async def _purge(self, queue: str) -> int:
         """Empty a queue now: no key of a job of it can be claimed meanwhile."""
+        try:
+            check_queue_name(queue)
+        except ConfigError:  # There is none of this name; only somebody else can have asked.
+            return 0
         names = QueueNames.of(self._duties.prefix, self._duties.partition, queue)
         count = 0
         for name in (names.work, names.redelivered):
@@ -275,7 +291,8 @@ class Term:
             body = wire.encode(wire.EventMessage(self._duties.partition, event))
             self._channel.say(NODES_TOPIC, body)
         for inbox, body in batch.answers:
-            self._channel.say(inbox, body)
+            if is_topic(inbox):
+                self._channel.say(inbox, body)
 
     # Looking after...
 
@@ -300,7 +317,7 @@ class Term:
             return
         hosts = {each.host for each in self._ledger.members.values()}
         if len(hosts) > 1:
-            names = ", ".join(repr(each) for each in sorted(hosts))
+            names = short_repr(sorted(hosts))[1:-1]
             self._duties.complain(
                 f"its nodes run on several hosts ({names}), but its state is kept on one: set "
                 "persister=BrokerPersister(), or keys, cancellations and pauses are forgotten "

@@ -118,6 +118,11 @@ class View:
         """Be out of date until the next sync."""
         self.fresh_until = -math.inf
 
+    def doubt(self) -> None:
+        """Be out of date, as something may have been missed; a sync on its way does not count."""
+        self._has_gap = True
+        self.expire()
+
     async def freshen(self) -> None:
         """Return once it is fresh: at once if it is."""
         if self._pulse is not None:

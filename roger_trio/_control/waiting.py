@@ -8,7 +8,7 @@ from typing import Final
 
 import attrs
 
-from .._brokers.base import Broker, Channel, Delivery, PublishRefused, QueueMissing
+from .._brokers.base import Broker, Channel, Delivery, PublishRefused
 from .._state.decisions import Forward, Move
 from .._topology import PartitionNames
 
@@ -54,30 +54,19 @@ class WaitingJobs:
         self._arrived: list[Delivery] = []
         self._held: dict[str, Delivery] = {}
         self._surplus: list[Delivery] = []
-        self._is_subscribed = False
 
     @property
     def has_arrivals(self) -> bool:
         """Whether some have come in that were not looked at."""
         return bool(self._arrived)
 
-    async def subscribe_if_any(self) -> None:
-        """Have those come in that wait, if there has ever been one."""
-        try:
-            await self._broker.count(self._names.waiting)
-        except QueueMissing:
-            return
-        await self.subscribe()
-
     async def subscribe(self) -> None:
         """Have them come in, before the first is told to wait."""
-        if self._is_subscribed:
-            return
+        # It was there when the node began; somebody may have deleted it since.
         await self._broker.declare([self._names.waiting_spec()], afresh=True)
         await self._channel.subscribe(
             self._names.waiting, prefetch=_PREFETCH, on_delivery=self._take
         )
-        self._is_subscribed = True
 
     def _take(self, delivery: Delivery) -> None:
         delivery.drop_body()

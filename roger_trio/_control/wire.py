@@ -23,6 +23,7 @@ from typing import Any, Final
 import attrs
 import orjson
 
+from .._jobs.limits import MAX_VALUES, has_too_many_values
 from .._jobs.mismatch import short_repr
 from .._state.operations import Answer, Event, Operation
 from .._state.tagged import Mismatch, Tagged
@@ -157,6 +158,8 @@ def _body(message: Message) -> dict[str, Any]:
 
 def _read(body: bytes) -> dict[str, Any]:
     """The JSON object of a message of our version."""
+    if has_too_many_values(body):
+        raise Foreign(f"more than {MAX_VALUES} JSON values")
     try:
         fields = orjson.loads(body)
     except orjson.JSONDecodeError as error:

@@ -45,7 +45,7 @@ def current_job() -> Envelope:
     """Return the job that is being performed here, with its bookkeeping.
 
     Works in ``perform``, in tasks it starts, in functions it runs in Trio worker threads, and in
-    plain (not async) jobs.
+    plain (not async) jobs, also in worker processes.
 
     Returns:
         The envelope; its arguments are those of this job.
@@ -68,7 +68,7 @@ def ambient_client() -> AmbientClient:
     client = current_client.get()
     if client is None:
         raise RogerError(
-            "Job.enqueue() found no client; call it inside a job "
+            "Job.enqueue() found no client; call it inside a job (not one in a worker process) "
             "or inside `async with roger.connect(...)`"
         )
     return client

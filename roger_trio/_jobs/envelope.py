@@ -70,6 +70,12 @@ class Envelope:
     """Whether the broker has handed out this copy before, to a worker that did not settle it."""
     deaths: int = 0
     """How often this job came back unsettled, perhaps because it killed its process."""
+    edition: int = 0
+    """How often it was put back to be started anew: by a retry, a snooze or a replay."""
+    moves: int = 0
+    """How often it has gone from one broker queue to another since then, unsettled."""
+    orphaned: bool = False
+    """Whether, at its last move, it went on somewhere without its delivery: who starts it asks."""
     error: JobError | None = None
     """Why the job was buried; None for a job that is not."""
 
@@ -103,6 +109,9 @@ class Envelope:
             "max_execution_time": self.max_execution_time,
             "redelivered": self.redelivered,
             "deaths": self.deaths,
+            "edition": self.edition,
+            "moves": self.moves,
+            "orphaned": self.orphaned,
             "error": None if error is None else error.as_json(),
         }
 

@@ -75,6 +75,7 @@ def job(
     retryable: bool = False,
     max_execution_time: float | None = None,
     retry_levels: Sequence[float] | None = None,
+    process: bool = False,
     name: str | None = None,
     aliases: Sequence[str] = (),
 ) -> Callable[[Callable[P, R]], JobFunction[P, R]]: ...
@@ -84,20 +85,23 @@ def job(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
     """Make a job of a function.
 
     The function stays a function: calling it runs it. ``function.job(...)`` is a `Job` whose
-    arguments are the call's. A plain function runs in a Trio worker thread when performed. A
-    parameter without annotation takes any JSON value.
+    arguments are the call's. A plain function runs in a Trio worker thread when performed, or
+    with ``process=True`` in a worker process, for work that keeps a CPU busy. A parameter without
+    annotation takes any JSON value.
 
     Args:
         function: The function, when used without parentheses.
         **options: The fields of `JobOptions`: ``queue`` ("default"), ``retryable`` (False),
             ``max_execution_time`` (seconds or None), ``retry_levels`` (None: the node's),
+            ``process`` (False; needs the extra ``roger_trio[process]`` where it is performed),
             ``name`` (``module:qualname``), ``aliases`` (none).
 
     Returns:
         A `JobFunction`, or the decorator that makes it.
 
     Raises:
-        ConfigError: An option breaks its rule, or a parameter cannot be an argument of a job
+        ConfigError: An option breaks its rule (``process`` of an async function, or of one that is
+            not at the top level of its module, too), or a parameter cannot be an argument of a job
             (``*args``, ``**kwargs``, positional-only); the message names function and parameter.
     """
     if function is None:

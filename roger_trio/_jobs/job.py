@@ -76,6 +76,8 @@ class JobOptions:
     """Seconds to wait before each retry; None for the node's levels."""
     aliases: tuple[str, ...] = ()
     """Old names that are still accepted from the wire."""
+    process: bool = False
+    """Whether ``perform``, a plain function, runs in a worker process, which can be killed."""
 
     def __attrs_post_init__(self) -> None:
         if not _is_name(self.name):
@@ -84,6 +86,8 @@ class JobOptions:
             raise _refuse(self, "queue", "1 to 64 letters, digits or '_'", self.queue)
         if not isinstance(self.retryable, bool):
             raise _refuse(self, "retryable", "True or False", self.retryable)
+        if not isinstance(self.process, bool):
+            raise _refuse(self, "process", "True or False", self.process)
         limit = self.max_execution_time
         if limit is not None and not (_is_number(limit) and limit > 0):
             raise _refuse(self, "max_execution_time", "seconds above 0, or None", limit)
@@ -117,14 +121,15 @@ class Job:
             async def perform(self) -> None: ...
 
     The class keywords are the fields of `JobOptions`. ``queue``, ``retryable``,
-    ``max_execution_time`` and ``retry_levels`` are inherited from the parent class where they are
-    not given, like everything else a class has; ``name`` and ``aliases`` belong to one class.
+    ``max_execution_time``, ``retry_levels`` and ``process`` are inherited from the parent class
+    where they are not given, like everything else a class has; ``name`` and ``aliases`` belong to
+    one class.
     A class without a ``perform`` of its own or of a parent is an abstract base: it can carry
     fields, methods and options, and cannot be enqueued.
 
     Raises:
-        ConfigError: At class creation: an option breaks its rule, the name is taken, or a field
-            has the name of something every job has.
+        ConfigError: At class creation: an option breaks its rule, the name is taken, a field has
+            the name of something every job has, or a worker process could not run or find it.
 
     Delivery: a job is performed at least once. Write ``perform`` so that a second run after a
     crash does no harm.
@@ -133,7 +138,10 @@ class Job:
     options: ClassVar[JobOptions] = JobOptions(name="roger_trio:Job")
     """What the class was declared with."""
     runs_in_thread: ClassVar[bool] = False
-    """Whether `perform` is a plain function, which a worker runs in a Trio thread."""
+    """Whether `perform` is a plain function, which a worker runs in a Trio thread.
+
+    Not where the ``process`` option is set: then it runs in a worker process.
+    """
 
     def __init_subclass__(
         cls,
@@ -142,6 +150,7 @@ class Job:
         retryable: bool | Inherit = INHERIT,
         max_execution_time: float | Inherit | None = INHERIT,
         retry_levels: Sequence[float] | Inherit | None = INHERIT,
+        process: bool | Inherit = INHERIT,
         name: str | None = None,
         aliases: Sequence[str] = (),
         **kwargs: Any,
@@ -156,6 +165,7 @@ class Job:
             "retryable": retryable,
             "max_execution_time": max_execution_time,
             "retry_levels": retry_levels,
+            "process": process,
         }
         cls.options = attrs.evolve(
             cls.options,
@@ -164,16 +174,21 @@ class Job:
         _make_attrs_class(cls)
         if cls.perform is not Job.perform:
             refuse_generator(cls.options.name, cls.perform)
-            cls.runs_in_thread = not inspect.iscoroutinefunction(cls.perform)
+            is_async = inspect.iscoroutinefunction(cls.perform)
+            if cls.options.process:
+                _check_process(cls, is_async=is_async)
+            cls.runs_in_thread = not is_async and not cls.options.process
             registry.add(cls)
 
     def perform(self) -> Any:
         """Do the work; the only thing a job must have.
 
-        Write it ``async def``, or as a plain ``def``, which runs in a Trio worker thread.
+        Write it ``async def``, or as a plain ``def``, which runs in a Trio worker thread, or with
+        the option ``process`` in a worker process.
 
         Returns:
-            Anything; it is handed to `Callbacks.after_run` and then dropped.
+            Anything; it is handed to `Callbacks.after_run` and then dropped. From a worker process
+            it comes by pickle.
 
         Raises:
             Retry, Snooze, Bury, Discard: To end the attempt that way.
@@ -181,7 +196,8 @@ class Job:
 
         Cancellation: the job's scope is cancelled by ``cancel``, by ``max_execution_time``, at
         shutdown, and when the connection that brought it is lost; ``finally`` blocks run. A plain
-        function in a thread cannot be interrupted.
+        function in a thread cannot be interrupted. One in a worker process is killed with its
+        process, and its ``finally`` blocks do not run.
         """
         raise NotImplementedError(f"{type(self).__name__} has no perform")
 
@@ -252,6 +268,18 @@ def _make_attrs_class(cls: type[Job]) -> None:
         reserved = ", ".join(sorted(RESERVED))
         raise ConfigError(f"job {name}: expected no argument called {reserved}, got {min(taken)!r}")
     attrs.frozen(slots=False)(cls)
+
+
+def _check_process(cls: type[Job], *, is_async: bool) -> None:
+    """Raise `ConfigError` for a job that a worker process could not run, or not find."""
+    rule = f"job {cls.options.name}: process: expected "
+    if is_async:
+        raise ConfigError(f"{rule}a plain function, as no Trio runs in there, got an async one")
+    if "<locals>" in cls.__qualname__:
+        raise ConfigError(
+            f"{rule}a job at the top level of its module, which worker processes import, "
+            f"got {cls.__qualname__}"
+        )
 
 
 def refuse_generator(name: str, function: Callable[..., Any]) -> None:

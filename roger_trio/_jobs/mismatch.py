@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Final
 
 LONGEST_REPR: Final = 100
@@ -42,10 +43,35 @@ def expected(rule: str, value: Any) -> Mismatch:
 
 def short_repr(value: Any) -> str:
     """Return ``repr(value)``, cut where it gets long. Never raises."""
-    if isinstance(value, (str, bytes)):
-        value = value[: LONGEST_REPR + 1]  # no need to quote megabytes to show a line
     try:
-        text = repr(value)
+        text = _write(value, LONGEST_REPR)
     except Exception:  # noqa: BLE001  # user code: a broken repr must not hide the complaint
         text = f"<{type(value).__name__} without a repr>"
     return text if len(text) <= LONGEST_REPR else text[:LONGEST_REPR] + "…"
+
+
+def _write(value: Any, room: int) -> str:
+    """Return the repr of a value, or more than ``room`` characters of its beginning.
+
+    Whoever sends megabytes of what is not a job gets one line for it, and no time.
+    """
+    if isinstance(value, (str, bytes)):
+        return repr(value[: room + 1])
+    if type(value) is list:
+        parts: Iterable[tuple[Any, Any]] = ((None, each) for each in value)
+        text, end = "[", "]"
+    elif type(value) is dict:
+        parts = value.items()
+        text, end = "{", "}"
+    else:
+        return repr(value)
+    comma = ""
+    for key, each in parts:
+        text += comma
+        if end == "}":
+            text += _write(key, room - len(text)) + ": "
+        if len(text) > room:
+            return text
+        text += _write(each, room - len(text))
+        comma = ", "
+    return text + end

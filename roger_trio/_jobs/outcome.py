@@ -215,20 +215,29 @@ class Requeue:
     """Publish it to the redelivered jobs, so noted, then acknowledge it."""
 
     deaths: int
+    orphaned: bool = False
+    """Whether it goes on elsewhere, without this delivery: that is for its node to have back."""
 
 
-Admission = Run | Requeue | PutAway
+@attrs.frozen
+class Forget:
+    """It has ended before: acknowledge it."""
+
+    is_over: bool
+    """Whether for good; else it was retried, snoozed or moved."""
+
+
+Admission = Run | Requeue | PutAway | Forget
 
 
 def admit(
     *,
-    redelivered: bool,
     in_redelivered_queue: bool,
     deaths: int,
     survived: bool,
     max_deliveries: int,
 ) -> Admission:
-    """Decide whether a delivery may start.
+    """Decide whether a delivery that was handed out before may start.
 
     The broker says of a message that it was handed out before, not what became of it: a process
     may have died of the job, or been stopped, or a person may have looked at the queue. So a job
@@ -237,14 +246,11 @@ def admit(
     as a death. The first return alone proves nothing, and starts no count.
 
     Args:
-        redelivered: Whether the broker handed it out before.
         in_redelivered_queue: Whether it came from the queue of the redelivered.
         deaths: Deaths counted so far, the first return left out.
-        survived: Whether this process had it and lives: then only a connection was lost.
+        survived: Whether the process that had it lives: then only a connection was lost.
         max_deliveries: Deaths of which it is buried.
     """
-    if not redelivered:
-        return Run()
     if not in_redelivered_queue:
         return Requeue(deaths)
     if survived:

@@ -104,9 +104,9 @@ def module_name(module: str) -> str:
     Args:
         module: A class's or function's ``__module__``.
     """
-    if module != "__main__":
+    if module not in ("__main__", "__mp_main__"):  # the latter in worker processes
         return module
-    main = sys.modules["__main__"]
+    main = sys.modules[module]
     spec = getattr(main, "__spec__", None)
     if spec is not None:
         return str(spec.name)

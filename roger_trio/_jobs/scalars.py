@@ -188,9 +188,11 @@ def _encode_timedelta(value: Any) -> float:
 def _decode_timedelta(value: Any) -> timedelta:
     seconds = number(value)
     try:
-        return timedelta(seconds=seconds)
+        span = timedelta(seconds=seconds)
     except OverflowError:
         raise expected("seconds in the range of a timedelta", value) from None
+    _encode_timedelta(span)  # Such as could not be written again is not read.
+    return span
 
 
 def _scalar(kind: type, encode: Callable[[Any], Any], decode: Any, *json: type[Any]) -> Coder:

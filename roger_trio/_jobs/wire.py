@@ -3,8 +3,8 @@
 ::
 
     {"roger": 1, "id": "5f0c…", "name": "app:send_mail", "args": {"to": "ada@example.com"},
-     "queued_at": "2024-12-31T23:59:59.5+00:00", "retry_count": 0, "deaths": 0,
-     "queue_key": null, "execution_key": null, "max_execution_time": 60}
+     "queued_at": "2024-12-31T23:59:59.5+00:00", "retry_count": 0, "deaths": 0, "edition": 0,
+     "moves": 0, "queue_key": null, "execution_key": null, "max_execution_time": 60}
 
 The first four are required, the others have the values above as defaults (``queued_at``: the time
 of reading; ``max_execution_time``: null). Unknown keys are ignored, so that later versions may add
@@ -22,11 +22,16 @@ import orjson
 from .._errors import InvalidJob
 from .containers import MAX_DEPTH
 from .envelope import Envelope
+from .limits import MAX_VALUES, has_too_many_values
 from .mismatch import short_repr
 
 VERSION: Final = 1
 MAX_TEXT_BYTES: Final = 200
+MAX_KEY_BYTES: Final = 1000
 MAX_COUNT: Final = 2**31 - 1
+_FEW_VALUES: Final = (
+    f"at most {MAX_VALUES} JSON values, got more: keep large data elsewhere, and send where it is"
+)
 
 
 class NotAJob(Exception):
@@ -51,7 +56,7 @@ def dump(envelope: Envelope) -> bytes:
         UTF-8 JSON. Fields at their default are left out.
 
     Raises:
-        InvalidJob: The arguments nest too deeply, or are not JSON values.
+        InvalidJob: The arguments nest too deeply, are too many values, or are not JSON values.
     """
     body: dict[str, Any] = {
         "roger": VERSION,
@@ -64,6 +69,10 @@ def dump(envelope: Envelope) -> bytes:
         body["retry_count"] = envelope.retry_count
     if envelope.deaths:
         body["deaths"] = envelope.deaths
+    if envelope.edition:
+        body["edition"] = envelope.edition
+    if envelope.moves or envelope.orphaned:
+        body |= _passage(envelope)
     if envelope.queue_key is not None:
         body["queue_key"] = envelope.queue_key
     if envelope.execution_key is not None:
@@ -71,9 +80,12 @@ def dump(envelope: Envelope) -> bytes:
     if envelope.max_execution_time is not None:
         body["max_execution_time"] = envelope.max_execution_time
     try:
-        return orjson.dumps(body)
+        written = orjson.dumps(body)
     except orjson.JSONEncodeError as error:
         raise InvalidJob(f"job {envelope.name}: cannot be written as JSON: {error}") from error
+    if has_too_many_values(written):
+        raise InvalidJob(f"job {envelope.name}: its arguments: expected {_FEW_VALUES}")
+    return written
 
 
 def load(
@@ -115,11 +127,22 @@ def load(
         started_at=started_at,
         redelivered=redelivered,
         deaths=_count(fields, "deaths") if "deaths" in fields else 0,
+        edition=_count(fields, "edition") if "edition" in fields else 0,
+        moves=_count(fields, "moves") if "moves" in fields else 0,
+        orphaned=_flag(fields, "orphaned"),
     )
+
+
+def _passage(envelope: Envelope) -> dict[str, Any]:
+    """Tell how a job came into the broker queue that it is in."""
+    moves = {"moves": envelope.moves}
+    return {**moves, "orphaned": True} if envelope.orphaned else moves
 
 
 def _read(body: bytes) -> dict[str, Any]:
     """Read the JSON object of a version we know."""
+    if has_too_many_values(body):
+        raise NotAJob(f"expected {_FEW_VALUES}")
     try:
         fields: dict[str, Any] = orjson.loads(body)
     except orjson.JSONDecodeError as error:
@@ -175,8 +198,21 @@ def _name(fields: dict[str, Any], key: str) -> str:
 
 def _key(fields: dict[str, Any], key: str) -> str | None:
     value = fields[key]
-    if value is not None and type(value) is not str:
+    if value is None:
+        return None
+    if type(value) is not str:
         raise _wrong(key, "text or null", value)
+    # A coordinator remembers it.
+    size = len(value) if value.isascii() else len(value.encode())
+    if not 0 < size <= MAX_KEY_BYTES:
+        raise _wrong(key, f"text of 1 to {MAX_KEY_BYTES} bytes, or null", value)
+    return value
+
+
+def _flag(fields: dict[str, Any], key: str) -> bool:
+    value = fields.get(key, False)
+    if not isinstance(value, bool):
+        raise _wrong(key, "true or false", value)
     return value
 
 

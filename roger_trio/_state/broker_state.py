@@ -18,7 +18,15 @@ from typing import Final, TypeVar
 import attrs
 import trio
 
-from .._brokers.base import Broker, BrokerError, Channel, ConnectionLost, Delivery, QueueMissing
+from .._brokers.base import (
+    Broker,
+    BrokerError,
+    Channel,
+    ConnectionLost,
+    Delivery,
+    QueueMissing,
+    QueueSpec,
+)
 from .._errors import PersisterError
 from .._topology import PartitionNames
 from .entries import Entry, Found, Version, assemble, is_obsolete, read_entry
@@ -57,10 +65,13 @@ class BrokerState:
         self._prefix = prefix
         self._held: dict[str, _Held] = {}
 
+    def queues(self, partition: str) -> Sequence[QueueSpec]:
+        """Say which queue a partition's state is kept in."""
+        return (self._spec(partition),)
+
     async def load(self, partition: str) -> bytes | None:
         """Return what is kept, and begin a new term; what older ones still write is void."""
-        spec = PartitionNames.of(self._prefix, partition).state_spec()
-        await self._broker.declare([spec], afresh=True)
+        spec = self._spec(partition)
         token = secrets.token_hex(8)
 
         async def claim(look: _Look) -> tuple[Found, int]:
@@ -70,7 +81,7 @@ class BrokerState:
             await look.publish(Entry("claim", Version(term, token)))
             return found, term
 
-        found, term = await self._looking(spec.name, claim)
+        found, term = await self._looking(spec, claim)
         if found.lost:
             logger.error(
                 "partition %r: %d changes of its state are lost, as queue %r lacks what they "
@@ -87,10 +98,10 @@ class BrokerState:
         held = self._of(partition)
         held.version = version = attrs.evolve(held.version, number=held.version.number + 1)
         held.appended = 0
-        queue = PartitionNames.of(self._prefix, partition).state
+        spec = self._spec(partition)
         pieces = [data[start : start + CHUNK] for start in range(0, len(data), CHUNK)] or [b""]
         await self._publish(
-            queue,
+            spec.name,
             [Entry("save", version, part, len(pieces), piece) for part, piece in enumerate(pieces)],
         )
 
@@ -100,9 +111,9 @@ class BrokerState:
             await look.drop(version)
             return True
 
-        if not await self._looking(queue, clean):
+        if not await self._looking(spec, clean):
             raise PersisterError(
-                f"queue {queue}: the state was taken over by another process; this one has to "
+                f"queue {spec.name}: the state was taken over by another process; this one has to "
                 "load it again before it can save"
             )
 
@@ -116,6 +127,9 @@ class BrokerState:
         held.appended += 1
         await self._publish(queue, [Entry("append", held.version, held.appended, 0, data)])
 
+    def _spec(self, partition: str) -> QueueSpec:
+        return PartitionNames.of(self._prefix, partition).state_spec()
+
     def _of(self, partition: str) -> _Held:
         if partition not in self._held:
             raise PersisterError(f"partition {partition!r}: load its state before saving it")
@@ -127,10 +141,12 @@ class BrokerState:
         except BrokerError as error:
             raise PersisterError(f"queue {queue}: cannot keep the state: {error}") from error
 
-    async def _looking(self, queue: str, work: Callable[[_Look], Awaitable[T]]) -> T:
+    async def _looking(self, spec: QueueSpec, work: Callable[[_Look], Awaitable[T]]) -> T:
         """Work on all that is in the queue, however often it takes."""
+        queue = spec.name
         while True:
             try:
+                await self._broker.declare([spec], afresh=True)
                 async with self._look(queue) as look:
                     return await work(look)
             except ConnectionLost:

@@ -54,6 +54,13 @@ class KeyWaived:
     at: float
 
 
+@attrs.frozen
+class ClaimVoided:
+    """Who made a claim is not there to publish its job; asked again, it is decided anew."""
+
+    nonce: str
+
+
 # Execution keys...
 
 
@@ -235,6 +242,7 @@ Change = (
     | KeyConfirmed
     | KeyFreed
     | KeyWaived
+    | ClaimVoided
     | TurnTaken
     | TurnAwaited
     | TurnLeft

@@ -20,8 +20,10 @@ from .operations import (
 )
 
 
-def claim(draft: Draft, op: Claim) -> Claimed | HeldBy:
+def claim(draft: Draft, op: Claim) -> Claimed | HeldBy | None:
     """Hold a queue key for a job that is about to be published."""
+    if not _has_own_nonce(draft, op):
+        return None  # Nobody of ours asks so, and whoever does is not answered.
     settled = draft.memory.settled.get(op.nonce)
     if settled is not None:
         return Claimed() if settled.note is None else HeldBy(settled.note)
@@ -38,7 +40,13 @@ def claim(draft: Draft, op: Claim) -> Claimed | HeldBy:
     return Claimed()
 
 
-def claim_replay(draft: Draft, op: ReplayClaim) -> Claimed | HeldBy:
+def _has_own_nonce(draft: Draft, op: Claim) -> bool:
+    """Tell whether a claim can be told from all others."""
+    known = draft.memory.queue_keys.unpublished.get(op.nonce)
+    return bool(op.nonce) and (known is None or known.key == op.key)
+
+
+def claim_replay(draft: Draft, op: ReplayClaim) -> Claimed | HeldBy | None:
     """Hold the queue key, if any, of a buried job; it is over and cancelled no more."""
     if op.nonce in draft.memory.settled:
         return claim(draft, Claim(op.job, op.key or "", op.queue, op.nonce, op.inbox))
@@ -47,7 +55,7 @@ def claim_replay(draft: Draft, op: ReplayClaim) -> Claimed | HeldBy:
         revive(draft, op.job)
     else:
         answer = claim(draft, Claim(op.job, op.key, op.queue, op.nonce, op.inbox))
-        if isinstance(answer, HeldBy):
+        if not isinstance(answer, Claimed):
             return answer
     if op.job in draft.memory.cancellations:
         draft.forget_cancellation(op.job)
@@ -78,10 +86,13 @@ def withdraw(draft: Draft, op: Withdraw) -> None:
 
 
 def void_claims(draft: Draft, op: Gone) -> None:
-    """Withdraw what a dead sender has claimed and not published."""
+    """Void what a dead sender has claimed and not published.
+
+    If it was only out of reach, it may not have heard the answer, and asks again.
+    """
     unpublished = draft.memory.queue_keys.unpublished
     for nonce in [nonce for nonce, claim in unpublished.items() if claim.inbox == op.inbox]:
-        draft.change(c.Settled(nonce, draft.now, None))
+        draft.change(c.ClaimVoided(nonce))
 
 
 def revive(draft: Draft, job: str) -> None:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import heapq
+import math
+from itertools import chain
+from typing import Final
+
 from . import changes as c
 from .claiming import void_claims
 from .draft import Draft
@@ -35,13 +40,18 @@ from .queue_keys import Hold
 from .starting import release
 from .turns import Turn
 
+KEYS_PER_ANSWER: Final = 5000
+"""Keys that are told at a time: with the longest keys, 6 MB."""
+
 
 def cancel(draft: Draft, op: Cancel) -> Recorded | Finished:
     """Never start a job again; nodes that run it stop it."""
-    memory = draft.memory
+    memory, is_first = draft.memory, _is_first(draft, op)
     if memory.is_over(op.job):
         return Finished()
     if op.job not in memory.cancellations:
+        if not is_first:
+            return _recorded(draft)  # forgotten since: the job was replayed, for example
         draft.change(c.CancelRemembered(op.job, draft.now))
     if op.job not in memory.running and memory.holds_any(op.job):
         if memory.turns.is_waiting(op.job):
@@ -54,7 +64,10 @@ def cancel(draft: Draft, op: Cancel) -> Recorded | Finished:
 
 def pause(draft: Draft, op: Pause) -> Recorded:
     """Start no job of a queue on any node."""
+    is_first = _is_first(draft, op)
     if op.queue not in draft.memory.paused:
+        if not is_first:
+            return _recorded(draft)  # resumed since
         draft.change(c.Paused(op.queue))
     draft.tell(lambda version: QueuePaused(version, op.queue, op.inbox, op.request))
     return _recorded(draft)
@@ -62,7 +75,10 @@ def pause(draft: Draft, op: Pause) -> Recorded:
 
 def resume(draft: Draft, op: Resume) -> Recorded:
     """Start jobs of a queue again."""
+    is_first = _is_first(draft, op)
     if op.queue in draft.memory.paused:
+        if not is_first:
+            return _recorded(draft)  # paused again since
         draft.change(c.Resumed(op.queue))
     draft.tell(lambda version: QueueResumed(version, op.queue, op.inbox, op.request))
     return _recorded(draft)
@@ -73,18 +89,31 @@ def list_paused(draft: Draft, _op: ListPaused) -> PausedQueues:
     return PausedQueues(tuple(sorted(draft.memory.paused)))
 
 
-def list_keys(draft: Draft, _op: ListKeys) -> Keys:
+def list_keys(draft: Draft, op: ListKeys) -> Keys:
     """Who holds which key?"""
     memory = draft.memory
-    holds = (_queue_key(memory, key, hold) for key, hold in memory.queue_keys.holds.items())
-    turns = (_execution_key(memory, key, turn) for key, turn in memory.turns.turns.items())
-    return Keys((*holds, *turns))
+    holds, turns = memory.queue_keys.holds, memory.turns.turns
+    every = chain((it.since for it in holds.values()), (it.since for it in turns.values()))
+    oldest = heapq.nsmallest(KEYS_PER_ANSWER + 1, (since for since in every if since > op.after))
+    is_all = len(oldest) <= KEYS_PER_ANSWER
+    # Those that were taken at one moment stay together.
+    until = math.inf if is_all else oldest[KEYS_PER_ANSWER - 1]
+    queue_keys = (
+        _queue_key(memory, key, it) for key, it in holds.items() if op.after < it.since <= until
+    )
+    execution_keys = (
+        _execution_key(memory, key, it) for key, it in turns.items() if op.after < it.since <= until
+    )
+    found = sorted((*queue_keys, *execution_keys), key=lambda it: it.since)
+    return Keys(tuple(found), is_all)
 
 
 def free_key(draft: Draft, op: FreeKey) -> Keys:
     """Free a key, whichever kind it is, whoever holds it."""
     memory = draft.memory
     freed: list[HeldKey] = []
+    if not _is_first(draft, op):
+        return Keys(())
     hold = memory.queue_keys.holds.get(op.key)
     if hold is not None:
         freed.append(_queue_key(memory, op.key, hold))
@@ -99,7 +128,10 @@ def free_key(draft: Draft, op: FreeKey) -> Keys:
 
 def purge(draft: Draft, op: PurgeKeyless) -> Purged | None:
     """Purge a queue, if no job of it holds a key or waits for one."""
-    if draft.memory.queue_keys.any_in(op.queue) or draft.memory.turns.any_in(op.queue):
+    memory = draft.memory
+    if memory.queue_keys.any_in(op.queue) or memory.turns.any_in(op.queue):
+        return Purged(None)
+    if not _is_first(draft, op):
         return Purged(None)
     draft.purge = op.queue
     return None
@@ -107,6 +139,8 @@ def purge(draft: Draft, op: PurgeKeyless) -> Purged | None:
 
 def purge_waiting(draft: Draft, op: PurgeWaiting) -> Purged:
     """End the jobs of a queue that wait for an execution key."""
+    if not _is_first(draft, op):
+        return Purged(None)
     waiting = [
         job
         for turn in draft.memory.turns.turns.values()
@@ -156,6 +190,17 @@ def begin_afresh(draft: Draft, op: Fresh) -> None:
     for job in [job for job, it in memory.running.items() if it.at < before]:
         draft.change(c.Stopped(job))
     draft.change(c.TombstonesExpired(before))
+
+
+def _is_first(
+    draft: Draft, op: Cancel | Pause | Resume | FreeKey | PurgeKeyless | PurgeWaiting
+) -> bool:
+    """Whether a request is handled for the first time; from now on it is not."""
+    nonce = f"{type(op).__name__} {op.inbox} {op.request}"
+    if nonce in draft.memory.settled:
+        return False
+    draft.change(c.Settled(nonce, draft.now, None))
+    return True
 
 
 def _recorded(draft: Draft) -> Recorded:

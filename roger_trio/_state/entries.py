@@ -34,6 +34,8 @@ _KINDS: Final[Mapping[object, Kind]] = {
     "mark": "mark",
 }
 _KIND: Final = "roger-state"
+_MAX_NUMBER: Final = 2**53
+"""More than there ever are; what a header holds goes to 2**63."""
 
 
 @attrs.frozen(order=True)
@@ -88,6 +90,8 @@ def read_entry(delivery: Delivery) -> Entry | None:
     if kind is None:
         return None
     numbers = [_of_type(headers.get(name), int, 0) for name in ("term", "number", "part", "parts")]
+    if not all(0 <= each <= _MAX_NUMBER for each in numbers):
+        return None  # The next term could not be written down.
     term, number, part, parts = numbers
     version = Version(term, _of_type(headers.get("token"), str, ""), number)
     return Entry(kind, version, part, parts, delivery.body)
@@ -122,7 +126,7 @@ def is_obsolete(entry: Entry, kept: Version) -> bool:
 
 def _is_complete(parts: Mapping[int, Entry]) -> bool:
     wanted = next(iter(parts.values())).parts
-    return set(parts) == set(range(wanted))
+    return len(parts) == wanted and all(part < wanted for part in parts)
 
 
 def _of_type(value: object, expected: type[T], default: T) -> T:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 from . import claiming, controlling, operations as o, starting
+from .cancellations import REMEMBER_CONCLUDED
 from .changes import Change, TombstonesExpired
 from .decisions import Decision
 from .draft import Draft
@@ -61,11 +62,15 @@ class Ledger:
         """
         return starting.arrive(Draft(self._memory, now), job, queue, execution_key)
 
-    def expire(self, now: float) -> Decision:
+    def expire(self, now: float, held_for: float) -> Decision:
         """Forget what has been remembered for long enough; to be called now and then.
+
+        Nothing is forgotten sooner than its age after it was loaded: what was noted by a host with
+        another clock, or before this one's was set, may look older than it is.
 
         Args:
             now: The time.
+            held_for: Seconds since the ledger was loaded.
 
         Returns:
             What follows.
@@ -73,10 +78,12 @@ class Ledger:
         draft = Draft(self._memory, now)
         before = now - TOMBSTONE_AGE
         memory = self._memory
-        if any(it.has_before(before) for it in (memory.ended, memory.settled, memory.waived)):
+        has_old = memory.ended.has_before(before) or memory.settled.has_before(before)
+        if has_old and held_for >= TOMBSTONE_AGE:
             draft.change(TombstonesExpired(before))
-        for job in memory.cancellations.expired(now):
-            draft.forget_cancellation(job)
+        if held_for >= REMEMBER_CONCLUDED:
+            for job in memory.cancellations.expired(now):
+                draft.forget_cancellation(job)
         return draft.done()
 
     def unconfirmed(self, now: float, older_than: float) -> Mapping[str, frozenset[str]]:

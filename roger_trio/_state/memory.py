@@ -58,7 +58,7 @@ class Memory:
     settled: Recent = attrs.field(factory=lambda: Recent(2 * TOMBSTONES))
     """Claims and attempts that are decided for ever, with the note of `Settled`."""
     waived: Recent = attrs.field(factory=lambda: Recent(TOMBSTONES))
-    """Jobs whose queue key was freed by hand: they go on without it."""
+    """Jobs whose queue key was freed by hand: they go on without it, however long they queue."""
 
     def is_over(self, job: str, born: float = 0.0) -> bool:
         """Whether a job never starts again.
@@ -68,7 +68,9 @@ class Memory:
             born: When it was enqueued, where that is known: ids may be used again.
         """
         found = self.ended.get(job) or self.cancellations.concluded.get(job)
-        return found is not None and (not found.born or not born or found.born == born)
+        if found is None or not born:
+            return found is not None
+        return found.born == born if found.born else born <= found.at
 
     def holds_any(self, job: str) -> bool:
         """Whether a job holds or awaits a key, or runs."""
@@ -195,8 +197,8 @@ def _join(memory: Memory, change: c.Joined) -> None:
 
 
 def _expire(memory: Memory, change: c.TombstonesExpired) -> None:
-    for recent in (memory.ended, memory.settled, memory.waived):
-        recent.drop_before(change.before)
+    memory.ended.drop_before(change.before)
+    memory.settled.drop_before(change.before)
 
 
 _APPLY: Final[dict[type[Any], Callable[[Memory, Any], object]]] = {
@@ -204,6 +206,7 @@ _APPLY: Final[dict[type[Any], Callable[[Memory, Any], object]]] = {
     c.KeyConfirmed: lambda memory, it: memory.queue_keys.confirm(it.key),
     c.KeyFreed: lambda memory, it: _free_key(memory, it.key, it.at),
     c.KeyWaived: lambda memory, it: memory.waived.add(it.job, it.at, it.key),
+    c.ClaimVoided: lambda memory, it: memory.queue_keys.withdraw(it.nonce),
     c.Settled: _settle,
     c.TurnTaken: lambda memory, it: memory.turns.take(it),
     c.TurnAwaited: lambda memory, it: memory.turns.wait(it),

@@ -61,7 +61,7 @@ class Start:
     node: str
     inbox: str
     instead_of: str = ""
-    """The inbox of the node that, as was found, does not run it any more."""
+    """The attempt that, as was found, does not run any more: what `Elsewhere` named."""
     attempt: str = ""
     """Unlike for any other delivery; the same when this one is sent again.
 
@@ -69,6 +69,10 @@ class Start:
     """
     born: float = 0.0
     """When the job was enqueued: it tells a copy of an ended job from a new one with its id."""
+    to_forget: bool = False
+    """Not to run it, as this copy of it has ended, but to take over, and so be able to free, what
+    the attempt took that was started last. Where none was: `Finished`, and nobody's turn changes.
+    """
 
 
 @attrs.frozen
@@ -110,7 +114,7 @@ class Conclude:
     """As in its `Start`; 0: whichever job with this id."""
 
 
-# Asked by who controls...
+# Asked by who controls: sent again, none of these undoes what came after it...
 
 
 @attrs.frozen
@@ -123,6 +127,7 @@ class Cancel:
     job: str
     inbox: str
     request: int
+    """Unlike in any other operation of this kind from this inbox; the same when sent again."""
 
 
 @attrs.frozen
@@ -150,7 +155,10 @@ class ListPaused:
 
 @attrs.frozen
 class ListKeys:
-    """Who holds which key? → `Keys`."""
+    """Who holds which key? → `Keys`: the oldest, as many as go into one message."""
+
+    after: float = -1.0
+    """Only keys that were taken later than this."""
 
 
 @attrs.frozen
@@ -158,23 +166,36 @@ class FreeKey:
     """Free a key, whichever kind it is, whoever holds it. → `Keys`: what was freed."""
 
     key: str
+    inbox: str
+    request: int
+    """As in `Cancel`: sent again, it does not free what another job has taken since."""
 
 
 @attrs.frozen
 class PurgeKeyless:
     """Purge a queue if no job of it holds a key or waits for one. → `Purged`.
 
-    The coordinator does it itself, between two commands, so that no job is claimed meanwhile.
+    The coordinator does it itself, between two commands, so that no job is claimed meanwhile, and
+    only while whoever asked waits for it: what is enqueued after that must stay.
     """
 
     queue: str
+    inbox: str
+    request: int
+    """As in `Cancel`; `inbox` says whether it is still wanted."""
 
 
 @attrs.frozen
 class PurgeWaiting:
-    """Delete the jobs of a queue that wait for an execution key. → `Purged`: how many."""
+    """Delete the jobs of a queue that wait for an execution key. → `Purged`: how many.
+
+    Only while whoever asked waits for it, as `PurgeKeyless`.
+    """
 
     queue: str
+    inbox: str
+    request: int
+    """As in `PurgeKeyless`."""
 
 
 @attrs.frozen
@@ -288,17 +309,24 @@ class Finished:
 
 @attrs.frozen
 class Duplicate:
-    """Its queue key went to another job meanwhile, as its own publish was never confirmed."""
+    """Its queue key went to another job meanwhile: bury it.
+
+    Its own publish was never confirmed, or the state was lost in which it held the key.
+    """
 
     job: str
 
 
 @attrs.frozen
 class Elsewhere:
-    """The same job was started on another node: find out there whether it still runs."""
+    """Another delivery of the same job was started: find out at its node whether it still runs.
+
+    That may be the node that asks: two copies of a job can be in the broker.
+    """
 
     node: str
     inbox: str
+    attempt: str
 
 
 @attrs.frozen
@@ -342,14 +370,19 @@ class HeldKey:
 
 @attrs.frozen
 class Keys:
-    """Held keys."""
+    """Held keys, the oldest first."""
 
     keys: tuple[HeldKey, ...]
+    is_all: bool = True
+    """Whether no later one was left out."""
 
 
 @attrs.frozen
 class Purged:
-    """How many were purged; None: jobs of the queue hold keys, so nothing was done."""
+    """How many were purged; None: nothing was done.
+
+    Because jobs of the queue hold keys, or as it was done before, or nobody waits for it any more.
+    """
 
     count: int | None
 

@@ -54,10 +54,6 @@ class Recent:
         """Forget a name, if it is known."""
         self._noted.pop(name, None)
 
-    def clear(self) -> None:
-        """Forget all."""
-        self._noted.clear()
-
     def has_before(self, moment: float) -> bool:
         """Whether the oldest one was noted before a moment."""
         return bool(self._noted) and next(iter(self._noted.values())).at < moment

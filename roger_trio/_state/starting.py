@@ -38,6 +38,8 @@ def start(draft: Draft, op: Start) -> Started:
         return elsewhere
     if op.job in memory.cancellations:
         return Cancelled()
+    if op.to_forget:
+        return _take_over(draft, op)
     holder = _queue_key_holder(draft, op)
     if holder is not None:
         if memory.holds_any(op.job):
@@ -96,13 +98,14 @@ def arrive(draft: Draft, job: str, queue: str, execution_key: str) -> Decision:
 
 
 def _elsewhere(draft: Draft, op: Start) -> Elsewhere | None:
-    """Where the job was started, if it may still run there."""
+    """Where another delivery of the job was started, if it may still run there."""
     running = draft.memory.running.get(op.job)
-    if running is None or running.inbox in (op.inbox, op.instead_of):
+    if running is None or (running.inbox, running.attempt) == (op.inbox, op.attempt):
         return None
-    if running.inbox not in draft.memory.members:
+    has_ended = op.instead_of and running.attempt == op.instead_of
+    if has_ended or running.inbox not in draft.memory.members:
         return None
-    return Elsewhere(running.node, running.inbox)
+    return Elsewhere(running.node, running.inbox, running.attempt)
 
 
 def _queue_key_holder(draft: Draft, op: Start) -> str | None:
@@ -131,14 +134,27 @@ def _take_turn(draft: Draft, op: Start) -> Run | Wait:
             draft.change(c.Stopped(op.job))
         _settle(draft, op, "")
         return Wait()
-    started = c.Started(op.job, op.node, op.inbox, op.attempt, draft.now)
-    has_keys = key is not None or op.queue_key is not None
-    if has_keys and (
-        running is None
-        or (running.node, running.inbox, running.attempt) != (op.node, op.inbox, op.attempt)
-    ):
-        draft.change(started)
+    if key is not None or op.queue_key is not None:
+        _note_started(draft, op)
     return Run()
+
+
+def _take_over(draft: Draft, op: Start) -> Run | Finished:
+    """Give what the attempt took that was started last to this one, which is to free it."""
+    if op.job not in draft.memory.running:
+        return Finished()
+    _note_started(draft, op)
+    return Run()
+
+
+def _note_started(draft: Draft, op: Start) -> None:
+    running = draft.memory.running.get(op.job)
+    if running is None or (running.node, running.inbox, running.attempt) != (
+        op.node,
+        op.inbox,
+        op.attempt,
+    ):
+        draft.change(c.Started(op.job, op.node, op.inbox, op.attempt, draft.now))
 
 
 def _settle(draft: Draft, op: Start, note: str) -> None:

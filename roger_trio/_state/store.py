@@ -9,6 +9,7 @@ from typing import Final, Protocol, runtime_checkable
 
 import trio
 
+from .._brokers.base import QueueSpec
 from .._errors import PersisterError
 from .._persisters import JournalPersister, Persister
 from .changes import Change
@@ -37,6 +38,15 @@ class Closes(Protocol):
 
     def close(self, partition: str) -> None:
         """Let go of it; `load` comes before anything else."""
+        ...
+
+
+@runtime_checkable
+class KeepsInQueues(Protocol):
+    """A persister that keeps the state of a partition in queues of the partition's broker."""
+
+    def queues(self, partition: str) -> Sequence[QueueSpec]:
+        """Say which, so that they are made with the partition's other ones."""
         ...
 
 
@@ -69,6 +79,12 @@ class Store:
         """Whether nodes on other hosts cannot reach the state."""
         return bool(getattr(self._persister, "stays_on_host", False))
 
+    @property
+    def queues(self) -> Sequence[QueueSpec]:
+        """The broker queues that the state is kept in, if it is."""
+        persister = self._persister
+        return persister.queues(self._partition) if isinstance(persister, KeepsInQueues) else ()
+
     async def load(self) -> Ledger:
         """Load the ledger as it was saved last; what cannot be read is set aside, with an ERROR.
 
@@ -84,6 +100,7 @@ class Store:
         for _ in replay:
             await trio.lowlevel.checkpoint()  # other partitions go on meanwhile
         if replay.problem is not None:
+            self._is_behind = True  # Else it would be met, and set aside, by each load.
             await self._report(replay.problem, bytes(data))
         return ledger
 

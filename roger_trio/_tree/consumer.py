@@ -8,6 +8,8 @@ from typing import Final, NoReturn
 import trio
 
 from .._brokers.base import Broker, BrokerError, ConnectionLost, QueueMissing
+from .._control.fates import Fate
+from .._jobs.copies import Instance
 from .._topology import QueueNames
 from .performing import Running, StopReason
 from .session import Session, Staff
@@ -151,6 +153,17 @@ class QueueConsumer:
     async def wait_ended(self, running: Running) -> None:
         """Wait until all that follows one of its jobs has been done."""
         await self._worker.wait_ended(running)
+
+    @property
+    def orphans(self) -> list[Running]:
+        """The running jobs that have lost their deliveries, and can be stopped."""
+        return self._worker.orphans
+
+    async def tell_fate(self, instance: Instance, *, has: bool) -> Fate:
+        """Say what became of a job here; see `Inquiry`."""
+        if has:
+            return await self._worker.tell_fate(instance)
+        return Fate.RUNS if self._worker.has_delivery(instance.copy) else Fate.ABSENT
 
     async def wait_drained(self) -> None:
         """Wait until no job runs."""

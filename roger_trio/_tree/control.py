@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+import math
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from secrets import token_hex
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 import attrs
 import trio
 
 from .._brokers.base import BrokerError
+from .._control.asking import DEAD_AFTER
+from .._control.fates import Fate, Fates, Inquiry, Knows
 from .._control.gathering import NobodyListens, NoReply
 from .._control.view import View
+from .._jobs.copies import Instance, instance_of
 from .._jobs.envelope import Envelope
 from .._state import operations as op
+from .loans import Done, Lately
 
 logger = logging.getLogger(__name__)
 
@@ -23,9 +28,9 @@ SETTLE_TIMEOUT: Final = 10.0
 """Seconds that what must follow a job may take to be confirmed, also while the node stops."""
 ENDED_TIMEOUT: Final = 5.0
 """Seconds that a node lets another one wait for the end of a job; then that one asks again."""
-_DEAD_AFTER: Final = 1.0
-"""Seconds for which nobody must listen at a node's inbox: it may be about to reconnect."""
 _ASK_EVERY: Final = 0.25
+_ASK_AGAIN_AFTER: Final = 2.0
+"""Seconds between looks whether one that asks for as long as it takes has been cancelled."""
 _REMEMBERED: Final = 10_000
 
 Verdict = op.Run | op.Wait | op.Cancelled | op.Finished | op.Duplicate
@@ -52,7 +57,7 @@ class Asks(Protocol):
         ...
 
 
-class Hears(Protocol):
+class Hears(Knows, Protocol):
     """The way to the other nodes: a `Bus`."""
 
     @property
@@ -60,10 +65,8 @@ class Hears(Protocol):
         """Where this node hears."""
         ...
 
-    def ask_inbox(
-        self, inbox: str, question: Mapping[str, Any], *, timeout: float
-    ) -> Awaitable[Mapping[str, Any]]:
-        """Ask one node."""
+    def is_given_up(self, inbox: str) -> bool:
+        """Tell whether nobody has listened at a known node's inbox for so long that it is dead."""
         ...
 
 
@@ -116,6 +119,13 @@ class Control:
         self.view = view
         self.finished = FinishedJobs()
         """Jobs that ended here."""
+        self.done: Lately[Done] = Lately()
+        """What was settled here and may still come back, as its settlement was lost."""
+        self.survived: Lately[Instance] = Lately()
+        """What was lost here with its connection, and does not run here any more."""
+        self.orphaned = trio.Event()
+        """Set when running jobs have lost their deliveries."""
+        self._fates = Fates(bus)
         self._line: list[_Place] = []
         self._node = node
         self._courier = courier
@@ -129,13 +139,16 @@ class Control:
             or envelope.id in self.view.cancelled
         )
 
-    async def ask_leave(self, envelope: Envelope, attempt: str, arrival: int) -> Verdict:
+    async def ask_leave(
+        self, envelope: Envelope, attempt: str, arrival: int, *, to_forget: bool = False
+    ) -> Verdict:
         """Ask whether a job may be started here, for as long as it takes to find out.
 
         Args:
             envelope: The job.
             attempt: What `new_attempt` gave for this delivery.
             arrival: Numbers the deliveries of a queue as they came in.
+            to_forget: Whether it has ended before, and only what it still may hold is asked for.
 
         Cancellation: it may have been registered as started here.
         """
@@ -148,11 +161,12 @@ class Control:
             inbox=self._bus.inbox,
             attempt=attempt,
             born=envelope.queued_at.timestamp(),
+            to_forget=to_forget,
         )
         answer = await self._ask_in_order(start, arrival)
         while isinstance(answer, op.Elsewhere):
             await self._wait_ended(answer, envelope.id)
-            start = attrs.evolve(start, instead_of=answer.inbox)
+            start = attrs.evolve(start, instead_of=answer.attempt)
             answer = await self._courier.ask(self.partition, start)
         if isinstance(answer, Verdict):
             return answer
@@ -179,7 +193,7 @@ class Control:
         return await place.answer()
 
     async def _wait_ended(self, other: op.Elsewhere, job: str) -> None:
-        """Wait until a job does not run on another node any more: it ended there, or that died."""
+        """Wait until a job does not run any more where it was started, or that node is dead."""
         question = {"ask": "ended", "partition": self.partition, "job": job}
         dead_since: float | None = None
         while True:
@@ -196,9 +210,34 @@ class Control:
             except NobodyListens:
                 now = trio.current_time()
                 dead_since = now if dead_since is None else dead_since
-                if now - dead_since >= _DEAD_AFTER:
+                # Mostly that was found out already, when it was asked for the job's fate.
+                if self._bus.is_given_up(other.inbox) or now - dead_since >= DEAD_AFTER:
                     return
                 await trio.sleep(_ASK_EVERY)
+
+    async def find_fate(self, envelope: Envelope, *, has: bool) -> Fate:
+        """Find out what became of a job that another node of the partition may have had.
+
+        Args:
+            envelope: The job.
+            has: Whether its delivery is here; else it runs here without one.
+        """
+        inquiry = Inquiry(self.partition, envelope.queue, instance_of(envelope), has)
+        return await self._fates.find(inquiry)
+
+    def is_done(self, instance: Instance) -> bool:
+        """Tell whether what came back has only to be settled."""
+        return instance in self.done or instance.copy in self.done
+
+    def fate_of(self, instance: Instance) -> Fate:
+        """Tell what became of a job that does not run here."""
+        if self.is_done(instance):
+            return Fate.OVER if instance.copy.job in self.finished else Fate.DONE
+        return Fate.SURVIVED if instance in self.survived else Fate.ABSENT
+
+    async def has_mates(self) -> bool:
+        """Tell whether other nodes run the partition."""
+        return bool(await self._bus.find_mates(self.partition))
 
     # At the end...
 
@@ -211,21 +250,29 @@ class Control:
         return await self._tell(op.Release(envelope.id, attempt, envelope.queued_at.timestamp()))
 
     async def conclude(self, envelope: Envelope, attempt: str) -> bool | None:
-        """Tell that a cancelled job has ended or been met.
+        """Tell that a cancelled job has ended or been met, for as long as it takes.
+
+        Who was the first to tell may have been told so by an answer that was lost, and nobody else
+        is the first then.
 
         Returns:
-            Whether this is the first to tell; None if that could not be found out in time.
+            Whether this is the first to tell; None if that could not be found out.
+
+        Cancellation: it is found out all the same, if that is possible within `SETTLE_TIMEOUT`.
         """
         born = envelope.queued_at.timestamp()
         operation = op.Conclude(envelope.id, self._bus.inbox, attempt, born)
-        with trio.move_on_after(SETTLE_TIMEOUT, shield=True):
-            try:
-                answer = await self._courier.ask(self.partition, operation)
-            except BrokerError:
+        give_up_at = trio.current_time() + SETTLE_TIMEOUT
+        while True:
+            with trio.move_on_after(_ASK_AGAIN_AFTER, shield=True):
+                try:
+                    answer = await self._courier.ask(self.partition, operation)
+                except BrokerError:
+                    return None
+                return answer.is_first if isinstance(answer, op.First) else None
+            is_cancelled = trio.current_effective_deadline() == -math.inf
+            if is_cancelled and trio.current_time() >= give_up_at:
                 return None
-            if isinstance(answer, op.First):
-                return answer.is_first
-        return None
 
     async def forget_cancellation(self, job: str) -> None:
         """Tell that a job that is to be cancelled had ended before."""

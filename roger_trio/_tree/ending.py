@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 
+import attrs
+
 from .._brokers.base import Delivery, Message
 from .._control.waiting import EXECUTION_KEY, QUEUE
 from .._jobs import buried, outcome as o, wire
@@ -56,6 +58,11 @@ def message_of(envelope: Envelope, error: JobError | None = None) -> Message:
     return Message(wire.dump(envelope), envelope.id, headers)
 
 
+def moved(envelope: Envelope) -> Envelope:
+    """Tell of a job what it is in the next broker queue, where it was not settled for good."""
+    return attrs.evolve(envelope, moves=envelope.moves + 1)
+
+
 def waiting_message(envelope: Envelope, onward: str) -> Message:
     """Make the message of a job that has to wait for its execution key.
 
@@ -64,7 +71,7 @@ def waiting_message(envelope: Envelope, onward: str) -> Message:
         onward: The broker queue it is to go to when its turn has come.
     """
     headers = {EXECUTION_KEY: envelope.execution_key or "", QUEUE: envelope.queue}
-    return Message(wire.dump(envelope), envelope.id, headers, onward=onward)
+    return Message(wire.dump(moved(envelope)), envelope.id, headers, onward=onward)
 
 
 def was_forwarded(delivery: Delivery) -> bool:

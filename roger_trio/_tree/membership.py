@@ -10,11 +10,13 @@ from typing import Any, Final, Protocol
 import trio
 
 from .._brokers.base import Broker
+from .._control.fates import Fate, Inquiry, dump_fate
 from .._control.gathering import Asker
 from .._jobs import outcome as o
 from .._state import operations as op
 from .consumer import QueueConsumer
 from .control import ENDED_TIMEOUT, Control
+from .orphans import OrphanWatch
 from .performing import Running, StopReason
 from .supervise import RestartPolicy, supervise
 
@@ -86,6 +88,7 @@ class Membership:
         self._view = control.view
         self._coordinator = coordinator
         self._bus = bus
+        self._orphans = OrphanWatch(control, broker, self._find_orphans)
         self._scope = trio.CancelScope()
         self._nursery: trio.Nursery | None = None
         self._ended = trio.Event()
@@ -95,17 +98,19 @@ class Membership:
 
     # Running...
 
-    async def run(self) -> None:
-        """Take part until `leave`."""
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Take part until `leave`, which is not to be called before this has started."""
         self._view.on_synced = self._take_view
         self._view.on_gap = self._sync_soon
         name = f"the coordinator of partition {self.control.partition!r}"
         policy = RestartPolicy(max_restarts=None)
         stopping = self._coordinator.stopping
         self._ended = trio.Event()
+        task_status.started()
         try:
             with trio.CancelScope() as self._scope:
                 async with trio.open_nursery() as self._nursery:
+                    self._nursery.start_soon(self._orphans.run)
                     await supervise(self._coordinate, name=name, policy=policy, stopping=stopping)
                     self._nursery.cancel_scope.cancel()
         finally:
@@ -184,13 +189,11 @@ class Membership:
             case "cancel" if isinstance(job, str):
                 self._cancel(job, asker)
             case "pause" if isinstance(queue, str):
-                if question.get("paused") is True:
-                    self._view.paused.add(queue)
-                else:
-                    self._view.paused.discard(queue)
-                self._pause(queue, asker)
+                self._ask_pause(queue, asker)
             case "ended" if isinstance(job, str):
                 self._tell_end(job, asker)
+            case "fate":
+                self._tell_fate(Inquiry.from_json(question), asker)
             case _:
                 pass  # Nothing that this version knows.
 
@@ -198,6 +201,21 @@ class Membership:
         self._apply_pauses()
         if self._is_new(asker):
             self._answer_later(asker, lambda: self._settle_pause(queue))
+
+    def _ask_pause(self, queue: str, asker: Asker) -> None:
+        """Find out whether a queue is paused, and answer once that holds here.
+
+        The question says that an event may have been missed, not what is true by now: it may be
+        an old one.
+        """
+
+        async def find_out() -> Reply:
+            self._view.doubt()
+            await self._view.sync()
+            return await self._settle_pause(queue)
+
+        if self._is_new(asker):
+            self._answer_later(asker, find_out)
 
     def _cancel(self, job: str, asker: Asker) -> None:
         """Stop a job where it runs; answer once it has ended, or soon."""
@@ -229,7 +247,10 @@ class Membership:
 
     def _tell_end(self, job: str, asker: Asker) -> None:
         """Say that a job does not run here, as soon as that is true."""
-        copies = [each for each in self._running() if each.envelope.id == job]
+        # What waits for leave to start does not run: it may be the very copy that is asked for.
+        copies = [
+            each for each in self._running() if each.envelope.id == job and each.asking is None
+        ]
 
         async def wait() -> Reply:
             with trio.move_on_after(ENDED_TIMEOUT):
@@ -242,6 +263,22 @@ class Membership:
                 self._answer_later(asker, wait)
         else:
             self._bus.reply_soon(asker, {"ended": True})
+
+    def _tell_fate(self, inquiry: Inquiry, asker: Asker) -> None:
+        """Say what became of a job that came back to another node."""
+        consumer = next((it for it in self.consumers() if it.queue == inquiry.queue), None)
+
+        async def find_out() -> Reply:
+            if consumer is None:  # It may have run dry and be gone.
+                has = inquiry.has
+                return dump_fate(self.control.fate_of(inquiry.instance) if has else Fate.ABSENT)
+            return dump_fate(await consumer.tell_fate(inquiry.instance, has=inquiry.has))
+
+        if self._is_new(asker):
+            self._answer_later(asker, find_out)
+
+    def _find_orphans(self) -> list[Running]:
+        return [job for each in self.consumers() for job in each.orphans]
 
     def _running(self) -> list[Running]:
         return [job for each in self.consumers() for job in each.running]

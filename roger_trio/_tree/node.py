@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -14,25 +15,30 @@ import trio
 from .._brokers.base import Broker, BrokerError, ConnectionRefused
 from .._client import Client
 from .._config import Config, MemoryConfig, check_partition_name, check_queues
-from .._control.cluster import Info, dump_info, dump_jobs, node_info
+from .._control.cluster import Info, dump_clock, dump_info, dump_jobs, node_info
 from .._control.controls import Controls
 from .._control.coordinator import Coordinator
 from .._control.gathering import Asker
 from .._control.roster import Card, Identity
 from .._control.view import Pulse, View
 from .._errors import BrokerUnavailable, ConfigError, PartitionNotRunning, RogerError
-from .._info import VERSION, QueueInfo
+from .._info import VERSION, Health, QueueInfo
 from .._jobs.envelope import Envelope
 from .._state.binding import bind_persister
 from .._state.operations import Event, Sync
 from .._state.store import Store
 from .._topology import PartitionNames, QueueNames
+from . import doorbell
 from .consumer import QueueConsumer
 from .control import SETTLE_TIMEOUT, Control, sync_with
+from .health import QueueState, judge
 from .membership import CLEAN_UP_TIMEOUT, Membership
 from .partition import Partition
+from .process_pool import ProcessPool, check_node
+from .settings import WorkerSettings
+from .starts import Starts
 from .supervise import RestartPolicy, supervise
-from .worker import Worker, WorkerSettings
+from .worker import Worker
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +57,15 @@ class Node(Client):
     Get one from `serve`. Its methods may be called from any task of the program it runs in.
     """
 
-    def __init__(self, config: Config, broker: Broker, name: str) -> None:
+    def __init__(
+        self,
+        config: Config,
+        broker: Broker,
+        name: str,
+        set_up_process: Callable[[], None] | None = None,
+    ) -> None:
+        check_node()
+        self._processes = ProcessPool(config.max_job_processes, set_up_process)
         self._identity = Identity(
             name=name,
             host=socket.gethostname(),
@@ -74,15 +88,36 @@ class Node(Client):
         self._infrastructure: trio.Nursery | None = None
         self._changed = trio.Event()
         self._partitions: dict[str, Partition] = {}
+        self._starts = Starts()
         self._nursery: trio.Nursery | None = None
         self._stop_requested = trio.Event()
         self._starting = trio.CancelScope()
         self._running = trio.CancelScope()
+        self._is_running = False
 
     @property
     def name(self) -> str:
         """The node's name, unique in the cluster."""
         return self._name
+
+    def health(self) -> Health:
+        """Tell how this node is: alive, and ready or not, with the reasons.
+
+        It asks nobody and does not block, so that it can be told while the broker is away. A
+        broker's outage makes a node unready, not dead.
+        """
+        return judge(
+            self._name,
+            is_running=self._is_running,
+            is_stopping=self._stop_requested.is_set(),
+            trouble=self._broker.trouble,
+            queues=[
+                each
+                for partition in self._partitions.values()
+                if not partition.stopping.is_set()
+                for each in _states(partition)
+            ],
+        )
 
     # Partitions at run time...
 
@@ -191,7 +226,14 @@ class Node(Client):
     def _join(self, id: str) -> Membership:
         """Make a partition's part in the cluster."""
         store = Store(self._persister, id)
-        coordinator = Coordinator(self._broker, self._config.prefix, id, store, self._bus.is_heard)
+        coordinator = Coordinator(
+            self._broker,
+            self._config.prefix,
+            id,
+            store,
+            self._bus.is_heard,
+            self._bus.is_wanted,
+        )
         sync = Sync(self._name, self._bus.inbox, self._identity.host)
         ask = sync_with(self._courier, id, sync, coordinator.declared)
         view = View(id, ask, self._pulse)
@@ -205,9 +247,11 @@ class Node(Client):
             policy = RestartPolicy(max_restarts=None)
             view = partition.membership.control.view
             with view.following(self._pulse):
-                await supervise(
-                    partition.run, name=name, policy=policy, stopping=partition.stopping
-                )
+                if self._nursery is not None and await self._starts.wait_place(partition):
+                    self._nursery.start_soon(self._starts.see_start, partition)
+                    await supervise(
+                        partition.run, name=name, policy=policy, stopping=partition.stopping
+                    )
         finally:
             del self._partitions[partition.id]
             self._changed.set()
@@ -230,6 +274,7 @@ class Node(Client):
             retry_levels=config.retry_levels,
             max_deliveries=config.max_deliveries,
             max_buried=config.max_buried,
+            processes=self._processes,
         )
         return QueueConsumer(self._broker, queue, names, Worker(settings), max_workers)
 
@@ -294,14 +339,16 @@ class Node(Client):
             case "info":
                 if self._infrastructure is not None:
                     self._infrastructure.start_soon(self._tell_info, asker)
+            case "clock":
+                self._bus.reply_soon(asker, dump_clock(datetime.now(UTC)))
             case "jobs" if id is None or isinstance(id, str):
                 self._bus.reply_soon(asker, dump_jobs(self._own_jobs(id)))
-            case "cancel" | "pause" | "ended" if isinstance(id, str):
+            case "cancel" | "pause" | "ended" | "fate" if isinstance(id, str):
                 partition = self._partitions.get(id)
                 if partition is not None:
                     partition.membership.take_question(question, asker)
                 else:  # What is not here does not run here.
-                    nothing = {"found": "absent", "done": True, "ended": True}
+                    nothing = {"found": "absent", "done": True, "ended": True, "fate": "absent"}
                     self._bus.reply_soon(asker, nothing)
             case _:
                 pass  # Nothing that this version knows.
@@ -330,7 +377,10 @@ class Node(Client):
         """
         refusal: BrokerError | None = None
         namesake: Card | None = None
-        async with trio.open_nursery() as infrastructure:
+        self._is_running = True
+        async with aclosing(self._processes), trio.open_nursery() as infrastructure:
+            if not isinstance(self._config.broker_config(), MemoryConfig):
+                infrastructure.start_soon(doorbell.answer, self._config, self.health)
             try:
                 with self._starting:
                     await infrastructure.start(self._broker.run)
@@ -344,6 +394,7 @@ class Node(Client):
                         await self._run_partitions(task_status)
                     await self._say_bye()
             self._infrastructure = None
+            self._is_running = False
             infrastructure.cancel_scope.cancel()
         if refusal is not None:
             raise BrokerUnavailable(str(refusal)) from refusal
@@ -396,11 +447,34 @@ class Node(Client):
             self._stop_requested.set()
             self._starting.cancel()
             budget = self._config.shutdown_timeout + CLEAN_UP_TIMEOUT + SETTLE_TIMEOUT
-            self._running.deadline = trio.current_time() + budget
+            self._end_within(budget)
 
     def stop_now(self) -> None:
         """Stop at once: running jobs are cancelled and given back."""
         self.stop()
         for partition in self._partitions.values():
             partition.stop_now()
-        self._running.deadline = trio.current_time() + _HURRY
+        self._end_within(_HURRY)
+
+    def _end_within(self, seconds: float) -> None:
+        """Cancel what is left of the jobs after some seconds, and then the way to the broker.
+
+        A broker that does not answer would hold up each of the calls that end a subscription.
+        """
+        self._running.deadline = trio.current_time() + seconds
+        if self._infrastructure is not None:
+            self._infrastructure.cancel_scope.deadline = self._running.deadline + _BYE_TIMEOUT
+
+
+def _states(partition: Partition) -> Iterator[QueueState]:
+    """Tell of each queue that a partition shall consume how far it is."""
+    consumers = partition.consumers
+    for queue in partition.queues:
+        consumer = consumers.get(queue)
+        yield QueueState(
+            partition=partition.id,
+            queue=queue,
+            is_consuming=consumer is not None and consumer.is_consuming,
+            is_paused=consumer is not None and consumer.is_paused,
+            failure=str((consumer and consumer.failure) or ""),
+        )

@@ -110,7 +110,8 @@ class Partition:
         """Run until `stop`, then let jobs end in time, and cancel the rest."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
-            nursery.start_soon(self.membership.run, name=f"{self.id}-.coordinator")
+            # Else one that is asked to stop at once would wait for an end before the beginning.
+            await nursery.start(self.membership.run, name=f"{self.id}-.coordinator")
             try:
                 for queue, max_workers in self._wanted.items():
                     self._start_consumer(queue, max_workers)
@@ -180,7 +181,10 @@ class Partition:
 
         Cancellation: a change that has begun is made whole.
         """
-        await self._begun.wait()
+        await trio.lowlevel.checkpoint()
+        if not self._begun.is_set():  # It starts with them when its turn comes.
+            self._wanted = dict(queues)
+            return
         async with self._reconfiguring:
             with trio.CancelScope(shield=True):
                 await self._apply(queues)

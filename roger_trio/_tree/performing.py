@@ -1,4 +1,4 @@
-"""Performing one job in its scope: in a task or in a thread, and what the end of it means."""
+"""Performing one job in its scope: in a task, a thread or a process, and what its end means."""
 
 from __future__ import annotations
 
@@ -10,13 +10,18 @@ from typing import Any, Final
 import attrs
 import trio
 
-from .._errors import JobTimeout
+from .._errors import JobCrashed, JobTimeout
 from .._jobs import function, outcome as o
+from .._jobs.copies import Copy, copy_of
 from .._jobs.envelope import Envelope
 from .._jobs.job import Job
 from .._jobs.signals import Bury, Discard, Retry, Snooze
+from . import process_pool
+from .loans import Loan
+from .process_pool import CannotStart, ProcessPool
 
-_MACHINERY: Final = frozenset((__name__, function.__name__))
+_IN_PROCESS: Final = "roger_trio._jobs.in_process"  # by name: imported where it is needed
+_MACHINERY: Final = frozenset((__name__, function.__name__, process_pool.__name__, _IN_PROCESS))
 """Modules of ours whose frames come before the user's."""
 
 
@@ -25,6 +30,7 @@ class StopReason(Enum):
 
     SHUTDOWN = "shutdown"
     LOST = "lost"
+    """Its delivery went, and nobody knows better than to start it again."""
     CANCELLED = "cancelled"
     PAUSED = "paused"
     """Only for one that has not begun: it waits for leave to start."""
@@ -35,10 +41,16 @@ class Running:
     """A job that runs now."""
 
     envelope: Envelope
-    session: object = None
-    """What brought its delivery."""
+    loans: list[Loan] = attrs.Factory(list)
+    """Its deliveries: usually one. None: they are lost, and it is an orphan until it comes back.
+
+    More than one: its delivery came back before the loss of the first one was noticed, or it has
+    been in the broker twice.
+    """
     arrival: int = 0
     """Numbers the deliveries of a session as they came in."""
+    lost_at: float = math.inf
+    """When it lost its last delivery, on Trio's clock."""
     wait_turn: Callable[[], Awaitable[None]] | None = None
     """Waits until no other copy of the job runs here, where there may be one."""
     in_thread: bool = False
@@ -49,8 +61,27 @@ class Running:
     """What the coordinator knows this delivery by, where it was asked."""
     asking: trio.CancelScope | None = None
     """Where it waits for leave to start, while it does."""
+    has_begun: bool = False
+    """Whether it was let start: until then it waits for leave."""
     settlement: o.Settlement | None = None
     """What follows from its outcome, from the moment that is known: then nothing stops it."""
+    is_settled: bool = False
+    """Whether its deliveries have been settled, or are about to be: it takes no others."""
+
+    @property
+    def copy(self) -> Copy:
+        """Which copy of the job it is."""
+        return copy_of(self.envelope)
+
+    @property
+    def is_orphan(self) -> bool:
+        """Whether it goes on though its deliveries are lost."""
+        return self.has_begun and not self.loans and self.stopped is not StopReason.LOST
+
+    @property
+    def is_beyond_stopping(self) -> bool:
+        """Whether it goes on to its end, as it has ended or is in a thread."""
+        return self.in_thread or self.settlement is not None
 
     def stop(self, reason: StopReason) -> None:
         """Cancel it; the first reason counts, but one who cancels the job is always told the truth.
@@ -58,8 +89,8 @@ class Running:
         Who cancels a job that is already interrupted has it ended for good. Where its delivery is
         lost, the next one is met as cancelled.
 
-        A thread cannot be stopped: when it is cancelled, or its delivery is lost, it keeps its
-        worker until it ends, lest the same job run twice here; at shutdown it is left behind.
+        A thread cannot be stopped: when it is cancelled, it keeps its worker until it ends, lest
+        the same job run twice; at shutdown it is left behind. A worker process is killed.
         """
         interrupted = self.stopped in (StopReason.SHUTDOWN, StopReason.PAUSED)
         if self.stopped is None or (interrupted and reason is StopReason.CANCELLED):
@@ -70,7 +101,9 @@ class Running:
             self.scope.cancel()
 
 
-async def perform(job: Job, running: Running, threads: trio.CapacityLimiter) -> o.Outcome:
+async def perform(
+    job: Job, running: Running, threads: trio.CapacityLimiter, processes: ProcessPool
+) -> o.Outcome:
     """Perform a job in its scope; return what became of it.
 
     Cancellation: `trio.Cancelled` of a surrounding scope goes on; that of the job's own scope is
@@ -84,6 +117,8 @@ async def perform(job: Job, running: Running, threads: trio.CapacityLimiter) -> 
                 await running.wait_turn()
             if job.runs_in_thread:
                 return await _in_thread(job, running, threads)
+            if job.options.process:
+                return await _in_process(job, running, processes)
             return await _in_task(job, running)
         return stopped(running)
     except BaseException as exc:
@@ -113,10 +148,31 @@ async def _in_task(job: Job, running: Running) -> o.Outcome:
     limit = running.envelope.max_execution_time
     if limit is not None:
         running.scope.deadline = trio.current_time() + limit
-    result = await job.perform()
+    return _ended(running, await job.perform())
+
+
+async def _in_process(job: Job, running: Running, processes: ProcessPool) -> o.Outcome:
+    """Run a plain function in a worker process; its time counts from when it has one."""
+
+    def start() -> None:
+        limit = running.envelope.max_execution_time
+        if limit is not None:
+            running.scope.deadline = trio.current_time() + limit
+
+    try:
+        result = await processes.perform(job, running.envelope, start)
+    except CannotStart as exc:
+        return o.NotRunnable(exc)
+    except JobCrashed as exc:
+        return outcome_of(exc.with_traceback(None), running)
+    return _ended(running, result)
+
+
+def _ended(running: Running, result: Any) -> o.Outcome:
+    """Say what it means that a job has returned."""
     if running.stopped is StopReason.CANCELLED:
         return stopped(running)  # Who cancelled it was told that it counts as cancelled.
-    if limit is not None and running.stopped is None and running.scope.cancel_called:
+    if running.stopped is None and running.scope.cancel_called:
         return stopped(running)  # It went on beyond its deadline, and took no notice.
     return o.Succeeded(result)
 

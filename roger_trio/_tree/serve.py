@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import signal
 import threading
+from collections.abc import Callable
+from typing import Protocol
 
 import trio
 
@@ -36,36 +38,56 @@ async def serve(
             the broker cannot be reached, that takes as long as it takes.
 
     Raises:
-        ConfigError: The configuration is wrong; nothing was started.
+        ConfigError: The configuration is wrong, or a job has ``process=True`` and the extra
+            ``roger_trio[process]`` is not installed; nothing was started.
         BrokerUnavailable: The broker refused us for good at the first attempt: a wrong password,
             virtual host, certificate or port.
 
     Cancellation: the node stops gracefully: no new jobs are taken, running ones get
     ``shutdown_timeout`` seconds, the rest are cancelled and given back, spending no attempt. That
-    takes at most ``shutdown_timeout`` and 15 seconds more.
+    takes at most ``shutdown_timeout`` and 20 seconds more, also where the broker does not answer.
 
     Delivery: a job whose node dies is given to another worker by the broker.
     """
-    await serve_as(config, config.make_node_name(), task_status=task_status)
+    is_program = task_status is trio.TASK_STATUS_IGNORED
+    owns_signals = is_program and threading.current_thread() is threading.main_thread()
+    stop_when = stop_on_signals if owns_signals else None
+    name = config.make_node_name()
+    await serve_as(config, name, stop_when=stop_when, task_status=task_status)
+
+
+class StopWhen(Protocol):
+    """Stops a node when it is time to; started once it looks out for that."""
+
+    async def __call__(self, node: Node, *, task_status: trio.TaskStatus[None]) -> None: ...
 
 
 async def serve_as(
     config: Config,
     name: str,
     *,
+    stop_when: StopWhen | None = None,
+    set_up_process: Callable[[], None] | None = None,
     task_status: trio.TaskStatus[Node] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Run a node under a name that ``config.make_node_name`` gave; see `serve`.
 
     For who has to know a name that the configuration leaves open, and is unlike any other then.
+
+    Args:
+        config: As for `serve`.
+        name: The node's.
+        stop_when: Runs beside the node, and stops it; None: only cancellation does.
+        set_up_process: Called in each worker process for jobs, before its first one, to set up the
+            log, for instance. It has to be pickled.
+        task_status: As for `serve`.
     """
-    node = Node(config, make_broker(config, name=name, consumes=True), name)
-    is_program = task_status is trio.TASK_STATUS_IGNORED
+    node = Node(config, make_broker(config, name=name, consumes=True), name, set_up_process)
     error: RogerError | None = None
     _say_where_jobs_are(config)
     async with trio.open_nursery() as nursery:
-        if is_program and threading.current_thread() is threading.main_thread():
-            await nursery.start(_stop_on_signals, node)
+        if stop_when is not None:
+            await nursery.start(stop_when, node)
         nursery.start_soon(_stop_on_cancellation, node)
         # Shielded, so that a cancelled node can stop in good order; `Node.stop` sets the deadline.
         with trio.CancelScope(shield=True):
@@ -101,9 +123,10 @@ async def _stop_on_cancellation(node: Node) -> None:
         node.stop()
 
 
-async def _stop_on_signals(
+async def stop_on_signals(
     node: Node, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
 ) -> None:
+    """Stop a node at SIGTERM or SIGINT, gracefully; a second one stops it at once."""
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         task_status.started()
         stop = node.stop

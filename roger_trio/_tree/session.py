@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import contextvars
-import itertools
 import logging
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Final
+from functools import partial
+from typing import Final, NoReturn
 
 import trio
 
-from .._brokers.base import BrokerError, Channel, ConnectionLost, Delivery, QueueMissing
-from .performing import Running, StopReason
+from .._brokers.base import (
+    BrokerError,
+    Channel,
+    ConnectionLost,
+    Delivery,
+    QueueMissing,
+    SubscriptionRenewed,
+)
+from .loans import Done
+from .performing import Running
 from .worker import Worker
 
 logger = logging.getLogger(__name__)
@@ -20,6 +29,10 @@ logger = logging.getLogger(__name__)
 _QUEUES_CONSUMED: Final = 2
 """The jobs, and the redelivered ones; each may have as many deliveries on loan as there are
 workers."""
+_PATIENCE: Final = 0.5
+"""Seconds that a delivery may wait for a worker here while other nodes may have a free one."""
+_MAY_BE_UNDONE: Final = 1000
+"""Settlements that may be on their way when a connection is lost."""
 
 
 class Staff:
@@ -55,7 +68,8 @@ class Intake:
     def __init__(self, prefetch: int, on_arrival: Callable[[], None]) -> None:
         size = prefetch * _QUEUES_CONSUMED
         self._send, self._receive = trio.open_memory_channel[tuple[int, Delivery]](size)
-        self._arrivals = itertools.count()
+        self.arrived = 0
+        """Deliveries that have come in."""
         self._on_arrival = on_arrival
         self._untaken = 0
         self.idle = 0
@@ -69,10 +83,11 @@ class Intake:
     def put(self, delivery: Delivery) -> None:
         """Take a delivery from the bridge: neither blocks nor raises."""
         try:
-            self._send.send_nowait((next(self._arrivals), delivery))
+            self._send.send_nowait((self.arrived, delivery))
         except (trio.ClosedResourceError, trio.BrokenResourceError, trio.WouldBlock):
             _give_back(delivery)
         else:
+            self.arrived += 1
             self._untaken += 1
             self._on_arrival()
 
@@ -85,6 +100,16 @@ class Intake:
         taken = await self._receive.receive()
         self._untaken -= 1
         return taken
+
+    def take_late(self, arrived: int) -> list[Delivery]:
+        """Return what no worker has taken of the first so many that came in."""
+        waiting = self._receive.statistics().current_buffer_used
+        late = [
+            self._receive.receive_nowait()[1]
+            for _ in range(waiting - (self.arrived - arrived))  # What waits came in last.
+        ]
+        self._untaken -= len(late)
+        return late
 
     def close(self) -> list[Delivery]:
         """Take no more; return what no worker has taken."""
@@ -127,9 +152,13 @@ class Session:
         self._intake = Intake(self._prefetch, self.staff_up)
         self._live = 0
         self._quiet = trio.Event()
+        self._crowded = trio.Event()
         self._nursery: trio.Nursery | None = None
         self._context = contextvars.copy_context()
         self._retuning = trio.Lock()
+        self._held: set[object] = set()
+        """Jobs that run elsewhere, and are settled here."""
+        self._settled: deque[Done] = deque(maxlen=_MAY_BE_UNDONE)
         self.intake_ended = trio.Event()
         """Set once nothing new comes in."""
 
@@ -152,6 +181,7 @@ class Session:
                 async with trio.open_nursery() as watchers:
                     watchers.start_soon(self._watch_queues)
                     watchers.start_soon(self._watch_channel)
+                    watchers.start_soon(self._watch_waiting)
                     await self.intake_ended.wait()
                     self._check_quiet()
                     await self._quiet.wait()
@@ -161,11 +191,14 @@ class Session:
             if not self.intake_ended.is_set():
                 with trio.CancelScope(shield=True):
                     await self.close_intake()
+            await self._settle()
 
     @property
     def running(self) -> list[Running]:
-        """The jobs that this session brought and that run now."""
-        return [each for each in self._worker.running if each.session is self]
+        """The jobs whose deliveries this session brought and that run now."""
+        return [
+            each for each in self._worker.running if any(loan.origin is self for loan in each.loans)
+        ]
 
     # Intake...
 
@@ -196,14 +229,25 @@ class Session:
             self.intake_ended.set()
 
     async def _subscribe(self) -> None:
-        prefetch, put = self._prefetch, self._intake.put
+        prefetch, take = self._prefetch, partial(self._take, self._intake)
         for queue in self._queues:
-            await self._channel.subscribe(queue, prefetch=prefetch, on_delivery=put)
+            await self._channel.subscribe(queue, prefetch=prefetch, on_delivery=take)
+
+    def _take(self, intake: Intake, delivery: Delivery) -> None:
+        if not self._worker.take_back(delivery, self):
+            intake.put(delivery)
 
     async def _unsubscribe(self) -> None:
+        taken: Sequence[Delivery] = ()
         with suppress(BrokerError):  # Then the subscription is gone, which is what was wanted.
-            await self._channel.unsubscribe()
-        await self._worker.return_untouched(self._intake.close())
+            taken = await self._channel.unsubscribe()
+        strange = [each for each in taken if not self._worker.take_back(each, self)]
+        await self._worker.returns.return_untouched([*self._intake.close(), *strange])
+
+    async def _settle(self) -> None:
+        """See to it that the end of the channel loses no settlement."""
+        with trio.CancelScope(shield=True), suppress(ConnectionLost):
+            await self._worker.returns.return_untouched(await self._channel.wait_settled())
 
     async def _watch_queues(self) -> None:
         """Once a queue is deleted, leave the others too; a new session starts over."""
@@ -213,21 +257,48 @@ class Session:
             return  # The other watcher's business.
         except QueueMissing as exc:
             logger.warning("queue %r: %s", self._queues[0], exc)
+        except SubscriptionRenewed as exc:
+            logger.debug("queue %r: %s", self._queues[0], exc)
         await self.close_intake()
 
     async def _watch_channel(self) -> None:
-        """Once the channel is lost, the broker gives what is on loan to others: stop it here."""
+        """Once the channel is lost, the broker gives what is on loan to somebody; jobs go on."""
         try:
             await self._channel.wait_lost()
         except ConnectionLost as exc:
-            running = self.running
-            text = "queue %r: %s; %d running jobs are cancelled"
-            logger.warning(text, self._queues[0], exc, len(running))
-        lost = [each.envelope.id for each in running]
-        self._worker.note_survivors(lost + [each.message_id for each in self._intake.close()])
-        for each in running:
-            each.stop(StopReason.LOST)
+            orphans = self._worker.lose(self, self._intake.close(), self._settled)
+            text = "queue %r: %s; %d running jobs go on without their deliveries"
+            logger.warning(text, self._queues[0], exc, len(orphans))
         self.intake_ended.set()
+
+    async def _watch_waiting(self) -> NoReturn:
+        """Let go of what waits for a worker here, if there are other nodes.
+
+        Of both queues together more may be on loan than there are workers.
+        """
+        while True:
+            await self._crowded.wait()
+            self._crowded = trio.Event()
+            intake, arrived = self._intake, self._intake.arrived
+            await trio.sleep(_PATIENCE)
+            if intake is self._intake and intake.needs_more:
+                self._crowded.set()
+                if await self._worker.has_mates():
+                    await self._worker.returns.return_untouched(intake.take_late(arrived))
+
+    def hold(self, job: object) -> None:
+        """Stay open for a job that runs elsewhere and is settled here."""
+        self._held.add(job)
+
+    def let_go(self, job: object) -> None:
+        """Stay open for it no longer."""
+        if job in self._held:
+            self._held.discard(job)
+            self._check_quiet()
+
+    def note_settled(self, done: Done) -> None:
+        """Take note of what was settled; the end of the channel may undo that."""
+        self._settled.append(done)
 
     async def flush(self) -> None:
         """Wait until every settlement so far has left this process."""
@@ -244,6 +315,8 @@ class Session:
             self._live += 1
             # Not in the context of the bridge, which is what called us.
             self._context.copy().run(nursery.start_soon, self._work, self._intake)
+        if self._intake.needs_more:
+            self._crowded.set()
 
     async def _work(self, intake: Intake) -> None:
         """Handle deliveries until there are no more, or there are too many workers."""
@@ -256,7 +329,7 @@ class Session:
                 arrival, delivery = await intake.take()
                 intake.idle -= 1
                 if self._staff.is_overstaffed:  # The limit fell while it waited.
-                    await self._worker.return_untouched((delivery,))
+                    await self._worker.returns.return_untouched((delivery,))
                 else:
                     await self._worker.handle(delivery, self, arrival)
                 intake.idle += 1
@@ -273,5 +346,5 @@ class Session:
             self._staff.on_vacancy()
 
     def _check_quiet(self) -> None:
-        if self.intake_ended.is_set() and not self._live:
+        if self.intake_ended.is_set() and not self._live and not self._held:
             self._quiet.set()

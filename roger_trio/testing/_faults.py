@@ -110,9 +110,13 @@ class _FaultyChannel:
 
         await self._inner.subscribe(queue, prefetch=prefetch, on_delivery=hand_over)
 
-    async def unsubscribe(self) -> None:
+    async def unsubscribe(self) -> Sequence[Delivery]:
         """End all subscriptions."""
-        await self._inner.unsubscribe()
+        return await self._inner.unsubscribe()
+
+    async def wait_settled(self) -> Sequence[Delivery]:
+        """Wait until every settlement so far is done."""
+        return await self._inner.wait_settled()
 
     async def wait_interrupted(self) -> NoReturn:
         """Wait until a subscription ends by itself, or the channel does."""

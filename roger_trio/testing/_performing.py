@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing
 from typing import Any, Literal, TypeAlias
 
 import attrs
@@ -25,7 +26,9 @@ from .._messages import checked_names, make_envelope
 from .._state import operations as op
 from .._topology import PartitionNames, QueueNames
 from .._tree.control import Control
-from .._tree.worker import Worker, WorkerSettings
+from .._tree.process_pool import ProcessPool, check_node
+from .._tree.settings import WorkerSettings
+from .._tree.worker import Worker
 
 Kind: TypeAlias = Literal["succeeded", "failed", "retried", "snoozed", "buried", "discarded"]
 
@@ -68,8 +71,9 @@ async def perform_job(
 
     Everything is as in a node but for the broker: arguments are checked, written to the wire form
     and read back; callbacks are called; the job runs in a scope and a context of its own, a plain
-    function in a thread; ``max_execution_time`` counts on Trio's clock. What would follow, a retry
-    or a burial, is in the answer and happens nowhere.
+    function in a thread, or with ``process=True`` in a worker process, which is started for it and
+    takes some tenths of a second; ``max_execution_time`` counts on Trio's clock. What would follow,
+    a retry or a burial, is in the answer and happens nowhere.
 
     What the job enqueues goes to the ambient client of the caller, or, where there is none, into
     the broker in memory, where `enqueued` finds it.
@@ -87,13 +91,15 @@ async def perform_job(
 
     Raises:
         InvalidJob: The job breaks a rule, and could not be enqueued.
-        ConfigError: A name, the retry levels or the callbacks break a rule.
+        ConfigError: A name, the retry levels or the callbacks break a rule; or the job has
+            ``process=True``, and the extra ``roger_trio[process]`` is not installed.
         ValueError: ``retry_count`` is out of range.
 
     Cancellation: the job is cancelled.
     """
     if not 0 <= retry_count <= wire.MAX_COUNT:
         raise ValueError(f"retry_count: expected 0 to {wire.MAX_COUNT}, got {retry_count!r}")
+    check_node([type(job)])
     given: dict[str, Any] = {"callbacks": callbacks, "retry_levels": retry_levels}
     chosen = {key: value for key, value in given.items() if value is not None}
     config = Config(broker="memory:", **chosen)
@@ -103,19 +109,6 @@ async def perform_job(
         return await attempt.make(client)
     async with connect(Config(broker="memory:")) as client:
         return await attempt.make(client)
-
-
-class _RecordingWorker(Worker):
-    """A worker that remembers how its last job ended."""
-
-    ended: tuple[Envelope, o.Outcome, o.Settlement]
-
-    def _decide(
-        self, envelope: Envelope, job_type: type[Job] | None, outcome: o.Outcome
-    ) -> o.Settlement:
-        settlement = super()._decide(envelope, job_type, outcome)
-        self.ended = envelope, outcome, settlement
-        return settlement
 
 
 @attrs.frozen
@@ -146,7 +139,9 @@ class _Attempt:
         self, envelope: Envelope, client: AmbientClient, broker: Broker
     ) -> Performed:
         names = QueueNames.of("", envelope.partition, envelope.queue)
-        worker = _RecordingWorker(
+        ends: list[Performed] = []
+        processes = ProcessPool(1)
+        worker = Worker(
             WorkerSettings(
                 partition=envelope.partition,
                 queue=envelope.queue,
@@ -159,12 +154,18 @@ class _Attempt:
                 retry_levels=self.config.retry_levels,
                 max_deliveries=self.config.max_deliveries,
                 max_buried=None,
-            )
+                processes=processes,
+            ),
+            lambda *end: ends.append(_performed(*end)),
         )
-        async with broker.browse(names.work, 1) as [delivery], trio.open_nursery() as nursery:
+        async with (
+            aclosing(processes),
+            broker.browse(names.work, 1) as [delivery],
+            trio.open_nursery() as nursery,
+        ):
             # In a task, for what a job does to its context must not reach the test.
             nursery.start_soon(worker.handle, delivery, _NoSession())
-        return _performed(*worker.ended)
+        return ends[-1]
 
     async def _enqueue(self, broker: Broker) -> Envelope:
         """Put the job where a worker finds it; its keys are not held, as nobody else is there."""
@@ -192,6 +193,18 @@ class _NobodyElse:
     async def tell(self, partition: str, *operations: op.Operation) -> None:
         """Remember nothing."""
 
+    async def find_mates(self, partition: str) -> Sequence[str]:
+        """Name nobody."""
+        return ()
+
+    def is_dead(self, inbox: str) -> bool:
+        """Take them all for dead."""
+        return True
+
+    def is_given_up(self, inbox: str) -> bool:
+        """Take them all for dead."""
+        return True
+
     async def ask_inbox(
         self, inbox: str, question: Mapping[str, Any], *, timeout: float
     ) -> Mapping[str, Any]:
@@ -214,6 +227,15 @@ class _NoSession:
 
     async def flush(self) -> None:
         """Have nothing to wait for."""
+
+    def hold(self, job: object) -> None:
+        """Stay."""
+
+    def let_go(self, job: object) -> None:
+        """Stay."""
+
+    def note_settled(self, done: object) -> None:
+        """Never lose a settlement."""
 
 
 def _performed(envelope: Envelope, outcome: o.Outcome, settlement: o.Settlement) -> Performed:

@@ -15,6 +15,8 @@ from subprocess import PIPE
 import attrs
 import trio
 
+from tests.leaks import look
+
 ROOT = Path(__file__).parents[2]
 PATIENCE = 30.0
 """Seconds that anything here may take."""
@@ -63,6 +65,7 @@ class Process:
     def __init__(self, process: trio.Process) -> None:
         self._process = process
         self._news = trio.Event()
+        self._closed = trio.Event()
         self.log: list[str] = []
         self.out = ""
 
@@ -72,34 +75,44 @@ class Process:
         rest = b""
         async for chunk in self._process.stderr:
             *lines, rest = (rest + chunk).split(b"\n")
-            self.log += [line.decode() for line in lines]
+            self.log += [look(line) for line in lines]
             self._tell()
-        self.log += [rest.decode()] if rest else []
+        self.log += [look(rest)] if rest else []
+        self._closed.set()
         self._tell()
 
     async def read_out(self) -> None:
         """Read stdout to its end."""
         assert self._process.stdout is not None
         data = b"".join([chunk async for chunk in self._process.stdout])
-        self.out = data.decode()
+        self.out = look(data)
 
     def _tell(self) -> None:
         self._news.set()
         self._news = trio.Event()
 
-    async def wait_log(self, text: str) -> str:
-        """Wait for a line of the log that has a text, and return it."""
+    async def wait_log(self, text: str, *, count: int = 1) -> str:
+        """Wait for so many lines of the log that have a text, and return the last."""
         with trio.move_on_after(PATIENCE):
             while True:
-                for line in self.log:
-                    if text in line:
-                        return line
+                found = [line for line in self.log if text in line]
+                if len(found) >= count:
+                    return found[count - 1]
                 await self._news.wait()
         raise AssertionError("\n".join((f"no line has {text!r}:", *self.log)))
 
     def signal(self, number: Signals) -> None:
         """Send a signal."""
         self._process.send_signal(number)
+
+    def signal_group(self, number: Signals) -> None:
+        """Send a signal to its process group, as a terminal does; it must have one of its own."""
+        os.killpg(self._process.pid, number)
+
+    async def wait_closed(self) -> None:
+        """Wait until it and all that it has started have closed the log."""
+        with trio.fail_after(PATIENCE):
+            await self._closed.wait()
 
     async def wait(self) -> int:
         """Wait for the end and return the exit status."""
@@ -141,7 +154,7 @@ class Roger:
                 self.command(*words), stdin=stdin, capture_stdout=True, capture_stderr=True,
                 check=False, cwd=self.folder, env=self.environment,
             )  # fmt: skip
-        return Done(done.returncode, done.stdout.decode(), done.stderr.decode())
+        return Done(done.returncode, look(done.stdout), look(done.stderr))
 
     async def ask(self, command: str, *words: str) -> str:
         """Run a command on the app and the partition that has to succeed; return what it said."""
@@ -150,11 +163,16 @@ class Roger:
         return done.out
 
     @asynccontextmanager
-    async def running(self, *words: str) -> AsyncGenerator[Process]:
-        """Have a command run; it is killed at the end of the block, if it still does."""
+    async def running(self, *words: str, own_group: bool = False) -> AsyncGenerator[Process]:
+        """Have a command run; it is killed at the end of the block, if it still does.
+
+        Args:
+            words: Those of the command.
+            own_group: Whether it has a process group of its own, to be signalled as a whole.
+        """
         opened = await trio.lowlevel.open_process(
             self.command(*words), stdin=subprocess.DEVNULL, stdout=PIPE, stderr=PIPE,
-            cwd=self.folder, env=self.environment,
+            cwd=self.folder, env=self.environment, start_new_session=own_group,
         )  # fmt: skip
         process = Process(opened)
         async with trio.open_nursery() as nursery:
@@ -203,4 +221,4 @@ def _read_terminal(terminal: int) -> str:
             data += chunk
     except OSError:  # how Linux says that nobody has the other end any more
         pass
-    return data.decode()
+    return look(data)

@@ -18,7 +18,8 @@ from tests.rabbitmq import free_port
 
 KEYS = [
     "id", "name", "args", "partition", "queue", "queue_key", "execution_key", "retry_count",
-    "queued_at", "started_at", "max_execution_time", "redelivered", "deaths", "error",
+    "queued_at", "started_at", "max_execution_time", "redelivered", "deaths", "edition", "moves",
+    "orphaned", "error",
 ]  # fmt: skip
 SECRET = "s3cret-of-the-test"
 

@@ -98,6 +98,8 @@ def main() -> None:
     heartbeat = options.pop("heartbeat", None)
     if heartbeat is not None and isinstance(broker, roger.AmqpConfig):
         broker = attrs.evolve(broker, heartbeat=heartbeat)
+    if options.pop("state_in_broker", False):
+        options["persister"] = roger.BrokerPersister()
     trio.run(serve, roger.Config(broker=broker, callbacks=Telling(), **options))
 
 

@@ -45,6 +45,24 @@ async def work(tag: str = "", seconds: float = 0.5) -> None:
     tell("worked", tag)
 
 
+TOLD = trio.Event()
+"""Set once the process gets SIGUSR1."""
+
+
+@roger.job(name="app:until_told")
+async def until_told(tag: str) -> None:
+    """Run until the process gets SIGUSR1, as many others do."""
+    tell("work", tag)
+    await TOLD.wait()
+    tell("worked", tag)
+
+
+def end_when_told() -> None:
+    """Have the jobs end that run until they are told, on SIGUSR1."""
+    token = trio.lowlevel.current_trio_token()
+    signal.signal(signal.SIGUSR1, lambda *_: token.run_sync_soon(TOLD.set))
+
+
 @roger.job(name="app:die")
 async def die(tag: str = "") -> None:
     """Kill the process."""
@@ -87,12 +105,18 @@ def broker_of(url: str, queue_settle_time: float) -> roger.AmqpConfig | str:
     return roger.AmqpConfig.from_url(f"{url}?queue_settle_time={queue_settle_time}")
 
 
+async def serve(config: roger.Config) -> None:
+    """Serve, and hear SIGUSR1."""
+    end_when_told()
+    await roger.serve(config)
+
+
 def main() -> None:
     """Serve until a signal."""
     options = json.loads(sys.argv[1])
     broker = broker_of(options.pop("broker"), options.pop("queue_settle_time", 0))
     callbacks = DyingCallbacks() if options.pop("dying", False) else roger.Callbacks()
-    trio.run(roger.serve, roger.Config(broker=broker, callbacks=callbacks, **options))
+    trio.run(serve, roger.Config(broker=broker, callbacks=callbacks, **options))
     tell("end")
 
 

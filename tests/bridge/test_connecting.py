@@ -9,9 +9,11 @@ from contextlib import asynccontextmanager
 
 import pytest
 import trio
+import trio.testing
 from pamqp import commands
 
 from roger_trio._brokers.base import ConnectionRefused, Message
+from roger_trio._brokers.rabbitmq import link
 from roger_trio._brokers.rabbitmq.broker import RabbitBroker
 from roger_trio._config import AmqpConfig
 from tests.bridge.running import configure, new_queue, proxied, running, works
@@ -177,6 +179,42 @@ async def test_a_stalled_peer_is_noticed(
         await works(broker, queue)
 
 
+@pytest.fixture
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have a link that failed wait longer than any test, unless it is woken."""
+    for name in ("_FIRST_DELAY", "_MAX_DELAY"):
+        monkeypatch.setattr(link, name, 1000.0)
+
+
+@pytest.mark.usefixtures("patience")
+async def test_one_link_that_gets_through_wakes_the_others(amqp_url: str) -> None:
+    """They do not wait for the end of their pause: all are up as soon as one is."""
+    async with proxied(configure(amqp_url)) as (proxy, config):
+        proxy.refusing = True
+        async with running(config) as broker:
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            assert [each.is_up for each in broker._links] == [False, False]
+            proxy.refusing = False
+            with trio.fail_after(PATIENCE):
+                await broker._speaking_link().wait_up()
+                await broker.wait_connected()
+
+
+@pytest.mark.usefixtures("patience")
+async def test_links_that_are_cut_off_once_they_are_up_do_not_wake_each_other(
+    amqp_url: str,
+) -> None:
+    """Each waits its time, or a broker that drops all it accepts would be asked without a pause."""
+    async with proxied(configure(amqp_url)) as (proxy, config), running(config) as broker:
+        with trio.fail_after(PATIENCE):
+            await broker.wait_connected()
+            proxy.cut()
+            await settles_at([False, False], lambda: [each.is_up for each in broker._links])
+            await broker._speaking_link().wait_up()
+            await trio.testing.wait_all_tasks_blocked(0.2)
+        assert [each.generation for each in broker._links] == [1, 1]
+
+
 async def test_constant_traffic_is_life(
     amqp_url: str, prefix: str, created_queues: set[str], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -186,6 +224,7 @@ async def test_constant_traffic_is_life(
         queue = await new_queue(broker, created_queues, prefix)
         async with broker.open_channel() as channel:
             await channel.subscribe(queue, prefetch=10, on_delivery=inbox.put)
+            caplog.clear()  # What a node is told at its start, of the broker's version.
             ends = trio.current_time() + 5.0
             sent = 0
             with trio.fail_after(PATIENCE):

@@ -242,3 +242,19 @@ async def _publish_into_nowhere(publisher: PublishChannel) -> None:
     publisher.publish("nowhere", "", b"", b"", None, confirmation=confirmation, position=0)
     await confirmation.wait()
     raise confirmation.failures[0]
+
+
+async def test_a_missing_queue_is_made_only_after_its_consumers_were_told(
+    amqp_url: str, prefix: str, created_queues: set[str]
+) -> None:
+    """By who never heard of it, too: somebody else may have deleted it just now."""
+    spec = QueueSpec(name=f"{prefix}anew")
+    created_queues.add(spec.name)
+    async with running(configure(amqp_url, queue_settle_time=0.1), prefix=prefix) as broker:
+        with trio.fail_after(PATIENCE):
+            began = trio.current_time()
+            assert await broker.declare([spec]) == {spec.name}
+            assert trio.current_time() - began >= 0.5
+            began = trio.current_time()
+            assert await broker.declare([spec], afresh=True) == frozenset()
+            assert trio.current_time() - began < 0.4

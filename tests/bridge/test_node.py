@@ -10,6 +10,7 @@ import attrs
 import pytest
 import trio
 
+import roger_trio as roger
 from roger_trio._brokers.base import (
     BrokerError,
     Message,
@@ -20,10 +21,12 @@ from roger_trio._brokers.base import (
     QueueSpec,
 )
 from roger_trio._brokers.rabbitmq.broker import RabbitBroker
+from roger_trio._brokers.rabbitmq.versions import timeout_warning
 from roger_trio._config import AmqpConfig
 from tests.bridge.conftest import MAX_MESSAGE
 from tests.bridge.running import configure, drained, new_queue, ready, running, works
 from tests.conformance.kit import PATIENCE, Inbox, bodies, messages, settles_at
+from tests.promises.support import Setup, note
 from tests.rabbitmq import PrivateRabbit
 
 RESTART = 60.0
@@ -112,6 +115,24 @@ async def test_a_message_too_large_is_refused_alone(broker: RabbitBroker, queue:
         assert set(await drained(broker, queue, wanted)) == wanted
     assert refused == 3
     assert broker._publishing.generation == 1
+
+
+async def test_a_job_too_large_is_invalid_and_the_next_one_is_taken(
+    node: PrivateRabbit, prefix: str, partition: str
+) -> None:
+    """The broker's own limit; refused alone, and of many with all that came with it told."""
+    large = note.job("x" * MAX_MESSAGE)
+    async with roger.connect(Setup(node.url, prefix, partition, set()).config()) as client:
+        with trio.fail_after(30):
+            for _ in range(2):
+                with pytest.raises(roger.InvalidJob, match="payload: expected one the broker"):
+                    await client.enqueue(large, partition)
+                await client.enqueue(note.job("small"), partition)
+            with pytest.raises(roger.InvalidJob, match="payload: expected one the broker"):
+                await client.enqueue_many([large, large], partition)
+            await client.enqueue(note.job("last"), partition)
+            found = await client.queued_jobs(partition, "default")
+    assert [each.args["hub"] for each in found] == ["small", "small", "last"]
 
 
 async def test_a_queue_we_may_not_write_to(node: PrivateRabbit) -> None:
@@ -353,3 +374,26 @@ def _make_vhost_anew(node: PrivateRabbit) -> None:
     node.ctl("delete_vhost", "elsewhere")
     node.ctl("add_vhost", "elsewhere")
     node.ctl("set_permissions", "-p", "elsewhere", "guest", ".*", ".*", ".*")
+
+
+async def test_a_node_is_told_once_what_its_version_makes_of_long_jobs(
+    node: PrivateRabbit, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One WARNING where only the operator can do something about it; none to mere clients."""
+
+    def told() -> list[str]:
+        texts = [each.getMessage() for each in caplog.records if each.levelname == "WARNING"]
+        return [text for text in texts if "consumer_timeout" in text]
+
+    config = configure(node.url)
+    async with running(config, consumes=False) as broker, broker.listen("x"):
+        assert told() == []
+    async with running(config) as broker:
+        with trio.fail_after(PATIENCE):
+            connection = await broker._consuming.wait_up()
+            expected = timeout_warning(connection.server)
+            await broker.declare_delays()
+            queue = await new_queue(broker, set())
+            connection.transport.abort("severed by a test")
+            await works(broker, queue)
+        assert told() == ([expected] if expected else [])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import trio
 
@@ -107,6 +109,81 @@ async def test_unsubscribing_ends_intake_alone(broker: Broker, queue: str) -> No
         await settles_at(2, lambda: _ready(broker, queue))
 
 
+async def test_the_end_of_a_channel_loses_no_settlement(broker: Broker, queue: str) -> None:
+    """However many are settled at once, each has reached its queue before the channel ends."""
+    inbox, count = Inbox(), 6000
+    with trio.fail_after(PATIENCE):
+        await broker.publish_many(queue, messages(count))
+        async with broker.open_channel() as channel:
+            await channel.subscribe(queue, prefetch=count, on_delivery=inbox.put)
+            await inbox.wait(count)
+            await channel.unsubscribe()
+            for each in inbox.deliveries[: count // 2]:
+                each.give_back()
+            for each in inbox.deliveries[count // 2 :]:
+                each.ack()
+            for taken in await channel.wait_settled():
+                taken.give_back()
+            await channel.flush()
+        await settles_at(count // 2, lambda: _ready(broker, queue))
+        rest = Inbox(ack=True)
+        async with broker.open_channel() as channel:
+            await channel.subscribe(queue, prefetch=100, on_delivery=rest.put)
+            await rest.wait(count // 2)
+    assert sorted(rest.bodies) == sorted(bodies(messages(count))[: count // 2])
+
+
+async def test_the_end_of_a_channel_hands_nothing_out(broker: Broker, queue: str) -> None:
+    """Waiting for a few settlements takes no message that others wait for."""
+    inbox, next_inbox = Inbox(), Inbox(ack=True)
+    with trio.fail_after(PATIENCE):
+        await broker.publish(queue, Message(b"1"))
+        async with broker.open_channel() as channel:
+            await channel.subscribe(queue, prefetch=1, on_delivery=inbox.put)
+            [held] = await inbox.wait(1)
+            await channel.unsubscribe()
+            await broker.publish(queue, Message(b"2"))
+            held.ack()
+            assert not await channel.wait_settled()
+        async with broker.open_channel() as channel:
+            await channel.subscribe(queue, prefetch=1, on_delivery=next_inbox.put)
+            [following] = await next_inbox.wait(1)
+    assert (following.body, following.redelivered) == (b"2", False)
+
+
+async def test_several_can_wait_for_settlements_at_once(broker: Broker, queue: str) -> None:
+    """Each of them comes to an end, also while the subscription is ended."""
+    with trio.fail_after(PATIENCE):
+        async with broker.open_channel() as channel:
+            await channel.subscribe(queue, prefetch=1, on_delivery=Inbox().put)
+            async with trio.open_nursery() as nursery:
+                for _ in range(5):
+                    nursery.start_soon(channel.wait_settled)
+                    nursery.start_soon(channel.unsubscribe)
+
+
+async def test_whatever_was_delivered_while_unsubscribing_is_handed_over(
+    broker: Broker, queue: str
+) -> None:
+    """Nothing comes back by itself, as it does where a consumer died with it."""
+    count = 1000
+    with trio.fail_after(PATIENCE):
+        await broker.publish_many(queue, messages(count))
+        inboxes = [Inbox() for _ in range(40)]
+        async with broker.open_channel() as channel:
+            for inbox in inboxes:
+                await channel.subscribe(queue, prefetch=20, on_delivery=inbox.put)
+                inbox.deliveries += await channel.unsubscribe()
+                came = len(inbox.deliveries)
+                assert not any(each.redelivered for each in inbox.deliveries)
+                await _ready(broker, queue)  # A round trip, in which something could still come.
+                assert len(inbox.deliveries) == came
+            for each in itertools.chain.from_iterable(inbox.deliveries for inbox in inboxes):
+                each.ack()
+            for taken in await channel.wait_settled():
+                taken.give_back()
+
+
 async def test_subscribing_again_with_another_prefetch(broker: Broker, queue: str) -> None:
     """A channel may change its prefetch by leaving and coming back; loans stay valid."""
     inbox, more = Inbox(), Inbox()
@@ -115,7 +192,8 @@ async def test_subscribing_again_with_another_prefetch(broker: Broker, queue: st
         async with broker.open_channel() as channel:
             await channel.subscribe(queue, prefetch=1, on_delivery=inbox.put)
             [first] = await inbox.wait(1)
-            await channel.unsubscribe()
+            for taken in await channel.unsubscribe():
+                taken.give_back()
             await channel.subscribe(queue, prefetch=5, on_delivery=more.put)
             await more.wait(5)
             first.ack()

@@ -126,24 +126,42 @@ async def test_foreign_messages_are_dropped(
         Message(b"hello"),
         Message(b"x", headers={"roger-state": "sav"}),
         Message(b"x", headers={"roger-state": 7}),
+        Message(b"x", headers={"roger-state": "claim", "term": 2**63 - 1}),
+        Message(b"x", headers={"roger-state": "save", "term": 9, "parts": -1}),
     ]
     with trio.fail_after(PATIENCE):
         state = state_of(in_broker)
         await state.load(in_broker.partition)
         await state.save(in_broker.partition, b"x")
         await in_broker.broker.publish_many(queue_of(in_broker), foreign)
-        odd = Message(b"x", headers={"roger-state": "save", "term": "9", "parts": -1})
+        odd = Message(b"x", headers={"roger-state": "save", "term": "9", "parts": 2**53})
         await in_broker.broker.publish(queue_of(in_broker), odd)
         assert await state_of(in_broker).load(in_broker.partition) == b"x"
-    assert len([each for each in caplog.records if each.levelname == "ERROR"]) == 3
+    assert len([each for each in caplog.records if each.levelname == "ERROR"]) == len(foreign)
 
 
-async def test_lost_connections_lose_nothing(
-    in_broker: Place, request: pytest.FixtureRequest
-) -> None:
+async def test_a_term_that_has_no_successor_does_not_end_all_saving(in_broker: Place) -> None:
+    """Anybody may say that it is the highest there is; the state is saved and loaded all the same.
+
+    The one after it could not be written into a header, so no load would ever end well again.
+    """
+    with trio.fail_after(PATIENCE):
+        await state_of(in_broker).load(in_broker.partition)
+        last = Message(b"", headers={"roger-state": "claim", "term": 2**63 - 1, "token": "a"})
+        await in_broker.broker.publish(queue_of(in_broker), last)
+        state = state_of(in_broker)
+        await state.load(in_broker.partition)
+        await state.save(in_broker.partition, b"x")
+        assert await state_of(in_broker).load(in_broker.partition) == b"x"
+
+
+def test_a_save_of_very_many_pieces_is_just_not_complete() -> None:
+    """That there are so many is said in a header; it costs neither time nor memory."""
+    assert assemble([*STATE, Entry("save", Version(9, "z", 1), 0, 2**53, b"x")]).version == OLD
+
+
+async def test_lost_connections_lose_nothing(in_broker: Place) -> None:
     """Whatever goes on while they are lost comes to its end once they are back."""
-    if "rabbitmq" in request.node.name:  # Seen to fail once in several runs; not understood yet.
-        request.applymarker(pytest.mark.xfail(strict=False, reason="fails now and then"))
     is_over = trio.Event()
 
     async def cut() -> None:

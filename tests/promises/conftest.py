@@ -45,7 +45,7 @@ def setup(request: pytest.FixtureRequest, prefix: str, partition: str, tmp_path:
 
 @pytest.fixture
 def private(private_rabbit: PrivateRabbit, prefix: str, partition: str) -> Setup:
-    """Return what makes configurations for the module's own broker."""
+    """Return what makes configurations for a broker that may be stopped and killed."""
     return Setup(private_rabbit.url, prefix, partition, set())
 
 

@@ -9,11 +9,13 @@ import pytest
 import trio
 
 import roger_trio as roger
+from roger_trio._jobs import wire
 from tests.apps import keyed as app
 from tests.promises.support import (
     HUBS,
     Hub,
     Keyed,
+    Outsider,
     Setup,
     Told,
     drop_connections,
@@ -295,6 +297,33 @@ async def test_cancelling_races_with_success_and_everybody_is_told_the_same(
 
 
 # Not running...
+
+
+@on_every_broker
+async def test_copies_of_a_cancelled_job_that_are_met_at_once_are_told_of_once(
+    setup: Setup, hub: Hub, outsider: Outsider
+) -> None:
+    """A publish whose confirmation was lost is repeated: two workers meet the job, one calls."""
+    partition, tags = setup.partition, [str(number) for number in range(5)]
+    async with serving(setup.config(callbacks=Told())) as node:
+        with trio.fail_after(30):
+            await node.pause(partition, "default")
+            for tag in tags:
+                sent = await node.enqueue(Keyed(hub.name, tag), partition)
+                await outsider.publish(setup.names()[0], wire.dump(sent), sent.id)
+                assert await node.cancel(sent.id, partition) is R.RECORDED
+            await node.resume(partition, "default")
+            for tag in tags:
+                await hub.wait("on_cancel", tag=tag)
+            await eventually(lambda: is_drained(node, partition))
+            await node.drain()
+    assert [told(hub, tag) for tag in tags] == [{"on_cancel": 1}] * len(tags)
+    assert hub.count("began") == 0
+
+
+async def is_drained(node: roger.Node, partition: str) -> bool:
+    """Tell whether nothing waits in the queue."""
+    return not await node.queued_jobs(partition, "default")
 
 
 @on_every_broker

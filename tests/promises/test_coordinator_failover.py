@@ -9,6 +9,7 @@ import pytest
 import trio
 
 import roger_trio as roger
+from roger_trio._control.lane import REPEAT_AFTER
 from roger_trio._topology import PartitionNames
 from tests.apps import keyed as app
 from tests.promises.support import (
@@ -21,6 +22,7 @@ from tests.promises.support import (
     drop_connections,
     eventually,
     held,
+    note,
     on_durable_brokers,
     on_every_broker,
     program,
@@ -49,6 +51,12 @@ class Enqueuer:
         self.lies: list[str] = []
         self.longest = 0.0
         self.done = 0
+        self._progress = trio.lowlevel.ParkingLot()
+
+    async def wait_done(self, count: int) -> None:
+        """Wait for so many answers."""
+        while self.done < count:
+            await self._progress.park()
 
     async def enqueue(self, key: str) -> None:
         """Enqueue a job; note who holds its key, and what cannot be true."""
@@ -64,6 +72,7 @@ class Enqueuer:
             self.given.add(key)
         self.longest = max(self.longest, trio.current_time() - began)
         self.done += 1
+        self._progress.unpark_all()
 
     async def enqueue_all(self, keys: list[str]) -> None:
         """Enqueue all, eight at a time, each of them twice."""
@@ -95,8 +104,7 @@ async def test_the_coordinators_node_is_killed_while_500_jobs_are_enqueued(setup
             enqueuer = Enqueuer(client, setup.partition)
 
             async def kill() -> None:
-                while enqueuer.done < 150:  # noqa: ASYNC110 -- counts what is answered
-                    await trio.sleep(0.005)
+                await enqueuer.wait_done(150)
                 await first.die()
 
             async with trio.open_nursery() as nursery:
@@ -148,7 +156,7 @@ async def test_a_frozen_coordinator_on_a_file_answers_what_it_was_asked_when_it_
             first.freeze()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(enqueuer.enqueue_all, [f"b{n}" for n in range(10)])
-                await trio.sleep(2.5)  # So long that commands are sent again.
+                await trio.sleep(REPEAT_AFTER + 0.5)  # So that commands are sent again.
                 first.thaw()
             assert enqueuer.lies == []
             assert await enqueuer.is_true()
@@ -175,6 +183,48 @@ async def test_killing_its_connection_forgets_no_key(setup: Setup, hub: Hub) -> 
     assert {tag for what, tag in hub.log if what == "began"} == {str(n) for n in range(total)}
     assert (hub.overlapped, hub.twice) == (set(), False)
     assert hub.count("on_cancel") == hub.count("on_error") == 0
+
+
+class SlowPersister(roger.MemoryPersister):
+    """Keeps state in memory, and takes its time while it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.may_save = trio.Event()
+        self.may_save.set()
+        self.saving = trio.Event()
+
+    def scoped(self, prefix: str) -> SlowPersister:
+        """Return this very object: a test has one cluster."""
+        return self
+
+    async def append(self, partition: str, data: bytes) -> None:
+        """Wait, then keep it."""
+        self.saving.set()
+        await self.may_save.wait()
+        await super().append(partition, data)
+
+
+@on_every_broker
+async def test_a_purge_that_was_given_up_deletes_no_job_enqueued_after_it(setup: Setup) -> None:
+    """The coordinator is busy for so long that the client purges; then it comes to the command."""
+    partition, persister = setup.partition, SlowPersister()
+    setup.created_queues.update(setup.names("kept"))
+    async with (
+        serving(setup.config(persister=persister)) as node,
+        roger.connect(setup.client_config()) as client,
+        trio.open_nursery() as nursery,
+    ):
+        with trio.fail_after(20):
+            await client.enqueue(note.job("nobody"), partition, queue="kept")
+            persister.may_save, persister.saving = trio.Event(), trio.Event()
+            nursery.start_soon(node.pause, partition, "default")
+            await persister.saving.wait()
+            assert await client.purge(partition, "kept") == 1
+            sent = await client.enqueue(note.job("nobody"), partition, queue="kept")
+            persister.may_save.set()
+            assert await client.paused(partition) == {"default"}  # All before this is handled.
+            assert [each.id for each in await client.queued_jobs(partition, "kept")] == [sent.id]
 
 
 @on_every_broker

@@ -44,8 +44,9 @@ async def test_what_was_just_looked_at_is_replayed_and_purged(
         queue = work if what == "purge" else buried
         with trio.fail_after(30):
             for _ in range(5):
-                for number in range(total):
-                    witness.publish(queue, b"x", properties={"message_id": f"m{number}"})
+                witness.publish_all(
+                    queue, [(b"x", {"message_id": f"m{number}"}) for number in range(total)]
+                )
                 await eventually(lambda: _ready(witness, queue, total))
                 look = client.queued_jobs if what == "purge" else client.buried_jobs
                 assert len(await look(partition, "default", 1000)) == total
@@ -70,8 +71,9 @@ async def test_what_was_replayed_is_no_longer_buried(
     async with roger.connect(setup.config()) as client:
         await client.enqueue(note.job("x"), partition)
         assert await client.purge(partition, "default") == 1
-        for number in range(total):
-            witness.publish(buried, b"x", properties={"message_id": f"m{number}"})
+        witness.publish_all(
+            buried, [(b"x", {"message_id": f"m{number}"}) for number in range(total)]
+        )
         await eventually(lambda: _ready(witness, buried, total))
         ids = None if step == 1 else [f"m{number}" for number in range(0, total, step)]
         with trio.fail_after(20):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
@@ -25,17 +23,6 @@ from tests.promises.support import (
     serving,
 )
 from tests.rabbitmq import PrivateRabbit
-
-
-@pytest.fixture(scope="module")
-def _module_rabbit() -> Iterator[PrivateRabbit]:
-    """Run a node that soon hands over again what was between two levels of delay when it died."""
-    made = PrivateRabbit()
-    # By default it waits three minutes.
-    option = "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS"
-    made._environment[option] = "-rabbit dead_letter_worker_publisher_confirm_timeout 2000"
-    with made as rabbit:
-        yield rabbit
 
 
 def _tags(hub: Hub) -> set[str]:
@@ -171,7 +158,7 @@ async def test_what_enqueue_confirmed_is_performed_though_connections_were_close
 async def test_a_killed_broker_keeps_keys_and_the_jobs_that_wait_for_them(
     private: Setup, private_rabbit: PrivateRabbit, hub: Hub
 ) -> None:
-    """Failure 13: the holder runs again first, and those that waited follow in their order."""
+    """Failure 13: the holder goes on, and those that waited follow in their order."""
     config, partition = private.config(queue_settle_time=1.0), private.partition
     jobs = [Keyed(hub.name, str(n), f"q{n}", "e", "hold" if not n else "") for n in range(6)]
     async with serving(config) as node:
@@ -182,7 +169,6 @@ async def test_a_killed_broker_keeps_keys_and_the_jobs_that_wait_for_them(
             await eventually(lambda: _wait_for_key(node, partition, 5))
             await trio.to_thread.run_sync(private_rabbit.kill)
             await trio.to_thread.run_sync(private_rabbit.start)
-            await hub.wait("began", 2, "0")
             with pytest.raises(roger.DuplicateJob) as caught:
                 await node.enqueue(jobs[0], partition)
             assert caught.value.job_id == sent.id
@@ -192,7 +178,7 @@ async def test_a_killed_broker_keeps_keys_and_the_jobs_that_wait_for_them(
             await node.drain()
             assert await node.keys(partition) == []
     began = [tag for what, tag in hub.log if what == "began"]
-    assert began == ["0", "0", "1", "2", "3", "4", "5"]
+    assert began == ["0", "1", "2", "3", "4", "5"]
 
 
 async def _wait_for_key(client: roger.Client, partition: str, count: int) -> bool:

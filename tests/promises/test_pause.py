@@ -8,10 +8,12 @@ import pytest
 import trio
 
 import roger_trio as roger
+from roger_trio._jobs import wire
 from tests.apps import keyed as app
 from tests.promises.support import (
     Hub,
     Keyed,
+    Outsider,
     Setup,
     Told,
     brief,
@@ -215,3 +217,54 @@ async def test_a_queue_whose_workers_change_while_it_is_paused_stays_paused(
             await node.resume(partition, "default")
             await hub.wait("began")
             hub.gate.set()
+
+
+@on_every_broker
+async def test_an_old_question_about_a_pause_changes_nothing(setup: Setup) -> None:
+    """Whoever asks again says which queue, and the node finds out what is true of it by now."""
+    partition = setup.partition
+    async with serving(setup.config()) as node:
+
+        async def is_paused() -> bool:
+            queues = (await node.running_partitions())[node.name][partition]
+            return "default" in queues and queues["default"].paused
+
+        question = {"ask": "pause", "partition": partition, "queue": "default"}
+        with trio.fail_after(20):
+            for change, wanted in ((node.pause, True), (node.resume, False)):
+                await change(partition, "default")
+                for paused in (True, False):
+                    reply = await node._bus.ask_inbox(
+                        node._bus.inbox, {**question, "paused": paused}, timeout=10
+                    )
+                    assert reply == {"done": True}
+                    assert await is_paused() == wanted
+
+
+@on_every_broker
+async def test_a_copy_that_waits_for_the_end_of_another_is_let_go(
+    setup: Setup, hub: Hub, outsider: Outsider
+) -> None:
+    """Leave that comes late holds up no pause: what may not start yet is on loan no more."""
+    partition = setup.partition
+    config = setup.config({"default": 1}, callbacks=Told())
+    async with serving(config) as first:
+        with trio.fail_after(40):
+            sent = await first.enqueue(Keyed(hub.name, "x", ekey="e", act="hold"), partition)
+            await hub.wait("began")
+            async with serving(config) as second:
+                await outsider.publish(setup.names()[0], wire.dump(sent), sent.id)
+                await eventually(lambda: asks_for_leave(second, partition))
+                assert await first.pause(partition, "default") == frozenset()
+
+                # Where it is now is the broker's affair: the node that runs it may have it too.
+                await eventually(lambda: asks_for_leave(second, partition, wanted=False), within=3)
+                hub.gate.set()
+                await hub.wait("after_run", tag="x")
+    assert (hub.count("began"), hub.twice) == (1, False)
+
+
+async def asks_for_leave(node: roger.Node, partition: str, *, wanted: bool = True) -> bool:
+    """Tell whether a worker of a node waits for leave to start its job, as is wanted."""
+    [consumer] = node._partitions[partition].consumers.values()
+    return any(each.asking is not None for each in consumer.running) == wanted

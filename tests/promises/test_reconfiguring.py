@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 from typing import Any
 
 import pytest
@@ -14,7 +13,6 @@ import roger_trio as roger
 from roger_trio._brokers.embedded.broker import EmbeddedBroker
 from roger_trio._tree.consumer import QueueConsumer
 from tests.promises.support import (
-    HUBS,
     Hub,
     Outsider,
     Setup,
@@ -22,7 +20,6 @@ from tests.promises.support import (
     brief,
     eventually,
     hold,
-    in_thread,
     note,
     on_every_broker,
     serving,
@@ -347,73 +344,8 @@ async def _sever(node: roger.Node) -> None:
         link._connection.transport.abort("severed by a test")
 
 
-@on_every_broker
-async def test_jobs_of_a_lost_connection_are_cancelled_and_run_again_never_twice_at_once(  # noqa: PLR0915
-    setup: Setup, hub: Hub
-) -> None:
-    """Failure 10, promise 10: a node does not run a job beside the copy that was redelivered."""
-
-    @roger.job(name="promises:slow_to_die")
-    async def slow_to_die(tag: str) -> None:
-        here = HUBS[hub.name]
-        with here.occupied(tag):
-            here.tell("began", tag)
-            try:
-                await here.gate.wait()
-            finally:
-                with trio.CancelScope(shield=True):
-                    await here.extra["let_die"].wait()
-            here.tell("ended", tag)
-
-    hub.extra["let_die"] = trio.Event()
-    async with serving(setup.config({"default": 8})) as node:
-        jobs = [slow_to_die.job(str(n)) for n in range(3)]
-        await node.enqueue_many(jobs, setup.partition)
-        with trio.fail_after(30):
-            await hub.wait("began", 3)
-            await _sever(node)
-            await eventually(lambda: _connected(node))
-            await node.enqueue(note.job(hub.name), setup.partition)
-            await hub.wait("ran")  # The consumer is back, and so are the copies.
-            await eventually(lambda: _redelivered_empty(node, setup))
-            assert hub.count("began") == 3
-            hub.extra["let_die"].set()
-            await hub.wait("began", 6)
-            hub.gate.set()
-            await hub.wait("ended", 3)
-        assert not await node.buried_jobs(setup.partition, "default")
-    assert not hub.twice
-    assert hub.most == 3
-
-
 async def _connected(node: roger.Node) -> bool:
     return node._broker.is_connected
-
-
-async def _redelivered_empty(node: roger.Node, setup: Setup) -> bool:
-    return not (await node._broker.count(setup.names()[1])).messages
-
-
-@on_every_broker
-async def test_a_thread_that_outlives_its_connection_is_not_joined_by_its_copy(
-    setup: Setup, hub: Hub
-) -> None:
-    """Promise 10 for plain functions: the copy waits until the thread has ended."""
-    hub.extra["release"] = threading.Event()
-    async with serving(setup.config({"default": 4})) as node:
-        await node.enqueue(in_thread.job(hub.name, "t"), setup.partition)
-        with trio.fail_after(30):
-            await hub.wait("began")
-            await _sever(node)
-            await eventually(lambda: _connected(node))
-            await node.enqueue(note.job(hub.name), setup.partition)
-            await hub.wait("ran")
-            await eventually(lambda: _redelivered_empty(node, setup))
-            assert hub.count("began") == 1
-            hub.extra["release"].set()
-            await hub.wait("ended", 2)
-        assert hub.log.index(("ended", "t")) < len(hub.log) - 1
-    assert [what for what, tag in hub.log if tag == "t"] == ["began", "ended", "began", "ended"]
 
 
 @on_every_broker

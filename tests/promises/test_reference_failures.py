@@ -13,6 +13,7 @@ import pytest
 TESTS = Path(__file__).parents[1]
 
 CANCEL = "promises/test_cancel.py"
+CONNECTION_LOSS = "promises/test_connection_loss.py"
 LOSSES = "promises/test_losses.py"
 OUTCOMES = "promises/test_outcomes.py"
 POISON = "promises/test_poison.py"
@@ -71,12 +72,7 @@ IMPOSSIBLE: dict[str, tuple[tuple[str, str], ...]] = {
         (OUTCOMES, "test_retries_come_after_their_level_and_the_last_failure_buries"),
     ),
     # A channel that is closed under running jobs.
-    "10": (
-        (
-            RECONFIGURING,
-            "test_jobs_of_a_lost_connection_are_cancelled_and_run_again_never_twice_at_once",
-        ),
-    ),
+    "10": ((CONNECTION_LOSS, "test_a_running_job_goes_on_through_lost_connections"),),
     # Reconfigurations under load.
     "11": (
         (RECONFIGURING, "test_twenty_reconfigurations_under_load_strand_no_job_and_no_consumer"),

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import os
 import signal
 import socket
-import subprocess
-import sys
 import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any
@@ -21,7 +17,6 @@ import roger_trio as roger
 from tests.apps import node as app
 from tests.promises.support import (
     HUBS,
-    ROOT,
     Hub,
     Outsider,
     Program,
@@ -33,6 +28,7 @@ from tests.promises.support import (
     note,
     on_durable_brokers,
     on_every_broker,
+    program,
     serving,
 )
 from tests.rabbitmq import free_port
@@ -42,30 +38,10 @@ SIGNALS = [signal.SIGTERM, signal.SIGINT]
 
 @contextlib.asynccontextmanager
 async def stopping(setup: Setup, **options: Any) -> AsyncGenerator[Program]:
-    """Run `tests.apps.stopping` in a process of its own; killed at the end."""
-    options = {
-        "broker": setup.url,
-        "prefix": setup.prefix,
-        "partitions": {setup.partition: {"default": 10}},
-        **options,
-    }
-    process = await trio.lowlevel.open_process(
-        [sys.executable, "-m", "tests.apps.stopping", json.dumps(options)],
-        stdout=subprocess.PIPE,
-        cwd=str(ROOT),
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
-    node = Program(process)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(node.read)
-        try:
-            with trio.fail_after(30):
-                yield node
-        finally:
-            if process.poll() is None:
-                process.kill()
-            with trio.CancelScope(shield=True):
-                await node.ended.wait()
+    """Run a node that writes its log as well, for half a minute at most."""
+    with trio.fail_after(30):
+        async with program(setup, app="tests.apps.stopping", **options) as node:
+            yield node
 
 
 async def end_of(node: Program, *, within: float) -> int | None:

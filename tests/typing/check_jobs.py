@@ -81,6 +81,35 @@ def plain(a: int, b: int = 2) -> int:
     return a + b
 
 
+@roger.job(process=True, retryable=True)
+def crunch(numbers: list[int], *, scale: float = 1.0) -> float:
+    return sum(numbers) * scale
+
+
+class Crunch(roger.Job, process=True):
+    numbers: list[int]
+
+    def perform(self) -> int:
+        return sum(self.numbers)
+
+
+def check_processes() -> None:
+    assert_type(crunch([1], scale=2.0), float)
+    assert_type(crunch.job([1], scale=2.0), roger.Job)
+    assert_type(Crunch([1]).perform(), int)
+    assert_type(Crunch.options.process, bool)
+    assert_type(roger.JobCrashed(3).exitcode, int | None)
+    roger.Config(max_job_processes=4)
+
+    crunch.job(["1"])  # type: ignore[list-item]
+    crunch.job([1], 2.0)  # type: ignore[call-arg]
+    roger.job(process="yes")  # type: ignore[call-overload]
+
+
+class WrongProcess(roger.Job, process=1):  # type: ignore[arg-type]
+    def perform(self) -> None: ...
+
+
 async def check_functions() -> None:
     assert_type(await send_mail("ada", copies=2), bytes)
     assert_type(await with_options("ada"), None)

@@ -21,7 +21,7 @@ from ..base import (
     QueueCount,
     QueueSpec,
 )
-from .channels import EmbeddedChannel, EmbeddedDelivery
+from .channels import EmbeddedChannel, EmbeddedDelivery, Subscription
 from .engine import Engine
 from .listeners import Listeners
 from .presence import Presence
@@ -239,9 +239,13 @@ class EmbeddedBroker:
         if len(body) > MAX_BODY:
             raise MessageTooLarge(f"{len(body)} bytes; at most {MAX_BODY} are kept")
 
-    def stir(self) -> None:
-        """There is something to do."""
-        self._pump.stir()
+    def stir(self, channel: EmbeddedChannel) -> None:
+        """A channel has something to tell, or room for more."""
+        self._pump.stir_channel(channel)
+
+    def note_subscription(self, channel: EmbeddedChannel, subscription: Subscription) -> None:
+        """A channel consumes one more queue."""
+        self._pump.note_subscription(channel, subscription)
 
     async def wait_settled(self) -> None:
         """Wait until every settlement so far is committed."""

@@ -133,8 +133,12 @@ class EmbeddedDelivery:
 class Servant(Protocol):
     """What a channel asks of the broker; see ``broker.py`` and ``pump.py``."""
 
-    def stir(self) -> None:
-        """There is something to do."""
+    def stir(self, channel: EmbeddedChannel) -> None:
+        """A channel has something to tell, or room for more."""
+        ...
+
+    def note_subscription(self, channel: EmbeddedChannel, subscription: Subscription) -> None:
+        """A channel consumes one more queue."""
         ...
 
     def check_size(self, body: bytes) -> None:
@@ -163,13 +167,15 @@ class EmbeddedChannel:
 
     def __init__(self, servant: Servant) -> None:
         self._servant = servant
-        self.number = randbits(_NUMBER_BITS)
-        self.pile = Pile()
+        self.number: int = randbits(_NUMBER_BITS)
+        self.pile: Pile = Pile()
         self.subscriptions: list[Subscription] = []
+        self.consumed: set[int] = set()
+        """Numbers of the queues it consumes, or did."""
         self.lost: ConnectionLost | None = None
         """Why the channel is gone, once it is. The database is told by the pump."""
         self._ended = trio.Event()
-        self.closed = trio.Event()
+        self.closed: trio.Event = trio.Event()
         """Set when the database has been told."""
 
     async def subscribe(
@@ -179,14 +185,23 @@ class EmbeddedChannel:
         self.check_open()
         number = await self._servant.consume(self.number, queue)
         self.check_open()
-        self.subscriptions.append(Subscription(queue, number, prefetch, on_delivery))
-        self._servant.stir()
+        subscription = Subscription(queue, number, prefetch, on_delivery)
+        self.subscriptions.append(subscription)
+        self.consumed.add(number)
+        self._servant.note_subscription(self, subscription)
 
-    async def unsubscribe(self) -> None:
+    async def unsubscribe(self) -> Sequence[Delivery]:
         """End all subscriptions. What was delivered stays on loan and can be settled."""
         self.check_open()
         self.subscriptions.clear()  # What is on its way to them goes back.
         await self._servant.stop_consuming(self.number)
+        return ()
+
+    async def wait_settled(self) -> Sequence[Delivery]:
+        """Wait until every settlement so far is committed."""
+        self.check_open()
+        await self.flush()
+        return ()
 
     def check_open(self) -> None:
         """Raise `ConnectionLost` if the channel is gone."""
@@ -197,7 +212,7 @@ class EmbeddedChannel:
         """Note a settlement; the pump sees to it."""
         self.check_open()
         pile.append(number)
-        self._servant.stir()
+        self._servant.stir(self)
 
     def say(self, topic: str, body: bytes) -> None:
         """Broadcast with the settlements so far, unless the channel is taken back before.
@@ -209,7 +224,7 @@ class EmbeddedChannel:
         self.check_open()
         self._servant.check_size(body)
         self.pile.said.append(Broadcast(self._servant.full_topic(topic), body))
-        self._servant.stir()
+        self._servant.stir(self)
 
     def take_pile(self) -> Pile:
         """Take what there is to tell the database."""
@@ -240,7 +255,7 @@ class EmbeddedChannel:
             self.lost = error
             self.subscriptions.clear()
             self._ended.set()
-            self._servant.stir()
+            self._servant.stir(self)
 
     async def wait_interrupted(self) -> NoReturn:
         """Wait until the channel is gone: a queue never goes under a subscription."""

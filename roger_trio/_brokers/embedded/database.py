@@ -150,7 +150,7 @@ def _prepare(connection: sqlite3.Connection, path: str, clock: SharedClock) -> N
     patience = time.monotonic() + _PATIENCE
     while True:
         try:
-            _check_ours(connection, path)
+            check_ours(connection, path)
             (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
             if mode != "wal":
                 raise ConnectionRefused(f"sqlite:{path}: the file system bears no write-ahead log")
@@ -169,7 +169,7 @@ def _prepare(connection: sqlite3.Connection, path: str, clock: SharedClock) -> N
             time.sleep(_RETRY)  # noqa: TID251 -- this is a thread's
 
 
-def _check_ours(connection: sqlite3.Connection, path: str) -> None:
+def check_ours(connection: sqlite3.Connection, path: str) -> None:
     """Check that it is ours or empty, at one moment: another process may be making it now."""
     connection.execute("BEGIN")
     try:

@@ -124,7 +124,7 @@ class FilePresence:
         # All must meet in one folder, by whatever links they came to the file.
         self._file = Path(self._database).resolve(strict=True)
         self._identity = _identity(self._file)
-        self._folder = Path(f"{self._file}-processes")
+        self._folder = _folder_of(self._file)
         self._folder.mkdir(mode=0o700, exist_ok=True)
         try:
             self._make_files()
@@ -247,18 +247,7 @@ class FilePresence:
             return True
 
     def _lives(self, process: str) -> bool:
-        try:
-            descriptor = os.open(self._folder / f"{process}{_LOCK}", os.O_RDWR | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return False
-        try:
-            # Shared: two that look at once must not take each other for the one they look for.
-            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        finally:
-            os.close(descriptor)
-        return False
+        return _is_locked(self._folder, process)
 
     def bury(self, process: str) -> None:
         """Remove the files of a process that does not live any more."""
@@ -317,6 +306,38 @@ def _identity(path: Path) -> tuple[int, int]:
     except FileNotFoundError:
         return (0, 0)
     return (found.st_dev, found.st_ino)
+
+
+def look_at_processes(database: str) -> dict[str, bool]:
+    """Tell of each process that left files beside a database whether it lives.
+
+    Without being present: for who only wants to know.
+
+    Raises:
+        OSError: It cannot be told.
+    """
+    folder = _folder_of(Path(database).resolve(strict=True))
+    return {each: _is_locked(folder, each) for each in sorted(_names(folder))}
+
+
+def _folder_of(file: Path) -> Path:
+    return Path(f"{file}-processes")
+
+
+def _is_locked(folder: Path, process: str) -> bool:
+    """Tell whether a process lives: then it has its lock."""
+    try:
+        descriptor = os.open(folder / f"{process}{_LOCK}", os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        # Shared: two that look at once must not take each other for the one they look for.
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def _names(folder: Path) -> set[str]:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
 from typing import Final, NoReturn
 
@@ -101,7 +102,12 @@ class Pump:
         self._on_broadcasts = on_broadcasts
         self._on_overdue = on_overdue
         self._where = where
-        self._channels: list[EmbeddedChannel] = []
+        self._channels: dict[EmbeddedChannel, None] = {}
+        # A turn must not cost more the more channels there are that have nothing to do.
+        self._stirred: dict[EmbeddedChannel, None] = {}
+        """Those that may have something to tell, or to get, in the order they came up in."""
+        self._consuming: defaultdict[int, dict[EmbeddedChannel, None]] = defaultdict(dict)
+        """Number of a queue → those that consume it, or did."""
         self._work = trio.Event()
         self._next_due = math.inf
         self._flushes: list[trio.Event] = []
@@ -117,9 +123,19 @@ class Pump:
         """There is something to do."""
         self._work.set()
 
+    def stir_channel(self, channel: EmbeddedChannel) -> None:
+        """A channel has something to tell, or room for more."""
+        self._stirred[channel] = None
+        self._work.set()
+
+    def note_subscription(self, channel: EmbeddedChannel, subscription: Subscription) -> None:
+        """A channel consumes one more queue."""
+        self._consuming[subscription.number][channel] = None
+        self.stir_channel(channel)
+
     def look_again(self) -> None:
         """Any queue may have something."""
-        self._stir_subscriptions(None)
+        self.stir_queues(frozenset(self._consuming))
         self.stir()
 
     def check_due(self) -> None:
@@ -129,15 +145,13 @@ class Pump:
 
     def stir_queues(self, queues: frozenset[int]) -> None:
         """These queues may have something."""
-        if queues:
-            self._stir_subscriptions(queues)
-
-    def _stir_subscriptions(self, queues: frozenset[int] | None) -> None:
-        for channel in self._channels:
-            for subscription in channel.subscriptions:
-                if queues is None or subscription.number in queues:
-                    subscription.may_have_more = True
-                    self.stir()
+        for number in queues:
+            for channel in self._consuming.get(number, ()):
+                for subscription in channel.subscriptions:
+                    if subscription.number == number:
+                        subscription.may_have_more = True
+                        self._stirred[channel] = None
+                        self.stir()
 
     # Channels come and go...
 
@@ -149,7 +163,18 @@ class Pump:
         """
         if self._stopped:
             raise ConnectionLost("the broker is closed")
-        self._channels.append(channel)
+        self._channels[channel] = None
+
+    def _remove(self, channel: EmbeddedChannel) -> None:
+        """Serve a channel no more."""
+        del self._channels[channel]
+        self._stirred.pop(channel, None)
+        for number in channel.consumed:
+            consuming = self._consuming[number]
+            del consuming[channel]
+            if not consuming:
+                del self._consuming[number]
+        channel.closed.set()
 
     async def close(self, channel: EmbeddedChannel, reason: str) -> None:
         """End a channel, and wait until what was on loan to it has gone back."""
@@ -196,7 +221,7 @@ class Pump:
         wait = math.inf
         if any(channel.subscriptions for channel in self._channels):
             wait = max(0.0, self._next_due - self._now())
-        if any(channel.pile for channel in self._channels):
+        if any(channel.pile for channel in self._stirred):
             wait = min(wait, _RETRY_STUCK)
         return wait
 
@@ -210,7 +235,8 @@ class Pump:
         """Write what was settled, give back the rest; return whether the database took it."""
         for channel in self._channels:
             channel.lose(ConnectionLost("the broker is closed"))
-        settlements, flushes = self._take_settlements(), self._take_flushes()
+        settlements = _take_settlements(self._channels)
+        flushes = self._take_flushes()
         self._stopped = True
         leave = partial(_leave, unsure=self._unsure, settlements=settlements, process=self._process)
         try:
@@ -224,36 +250,14 @@ class Pump:
                 event.set()
         return True
 
-    def _take_settlements(self) -> list[Settlements]:
-        taken: list[Settlements] = []
-        for channel in self._channels:
-            is_last = channel.lost is not None
-            if is_last or channel.pile:
-                taken.append(Settlements(channel, channel.take_pile(), is_last))
-        return taken
-
     def _take_flushes(self) -> list[trio.Event]:
         flushes, self._flushes = self._flushes, []
         return flushes
 
-    def _take_claims(self) -> list[Claim]:
-        claims = [
-            Claim(channel, subscription, min(subscription.room, _LENT_AT_ONCE))
-            for channel in self._channels
-            for subscription in channel.subscriptions
-            if subscription.room
-        ]
-        for claim in claims:
-            # Before the question, not after: what is published while it is answered counts.
-            claim.subscription.may_have_more = False
-        return claims
-
     async def _turn(self) -> None:
-        settlements, flushes, claims = (
-            self._take_settlements(),
-            self._take_flushes(),
-            self._take_claims(),
-        )
+        stirred, self._stirred = self._stirred, {}
+        settlements, flushes = _take_settlements(stirred), self._take_flushes()
+        claims = _take_claims(stirred)
         work = partial(
             _turn, settlements=settlements, claims=claims, now=self._now(), process=self._process
         )
@@ -266,8 +270,7 @@ class Pump:
         self._next_due = math.inf if turn.next_due is None else turn.next_due
         for settled in settlements:
             if settled.is_last:
-                self._channels.remove(settled.channel)
-                settled.channel.closed.set()
+                self._remove(settled.channel)
         for flush in flushes:
             flush.set()
         self._consider(turn.settled)
@@ -276,7 +279,7 @@ class Pump:
                 claim.subscription.may_have_more = True
             claim.channel.receive(claim.subscription, rows)
             if claim.subscription.room:
-                self.stir()  # It has more room than was claimed for it at once.
+                self.stir_channel(claim.channel)  # It has more room than was claimed for at once.
         if turn.broadcasts:
             self._on_broadcasts(turn.broadcasts)
 
@@ -287,6 +290,7 @@ class Pump:
             channel.lose(ConnectionLost(text))
         for channel, stuck in settled.stuck:
             channel.pile.forwarded.append(stuck.id)
+            self._stirred[channel] = None  # To be tried again after a while.
         missing = frozenset(stuck.onward for _, stuck in settled.stuck)
         for queue in missing - self._missing:
             text = "%s: there is no queue %r: messages to be sent on to it stay where they are"
@@ -301,10 +305,34 @@ class Pump:
         if is_undone:
             for each in settlements:
                 each.pile.precede(each.channel.pile)
+                self._stirred[each.channel] = None
         else:
             self._unsure += settlements
         for claim in claims:
             claim.subscription.may_have_more = True
+            self._stirred[claim.channel] = None
+
+
+def _take_settlements(channels: Iterable[EmbeddedChannel]) -> list[Settlements]:
+    taken: list[Settlements] = []
+    for channel in channels:
+        is_last = channel.lost is not None
+        if is_last or channel.pile:
+            taken.append(Settlements(channel, channel.take_pile(), is_last))
+    return taken
+
+
+def _take_claims(channels: Iterable[EmbeddedChannel]) -> list[Claim]:
+    claims = [
+        Claim(channel, subscription, min(subscription.room, _LENT_AT_ONCE))
+        for channel in channels
+        for subscription in channel.subscriptions
+        if subscription.room
+    ]
+    for claim in claims:
+        # Before the question, not after: what is published while it is answered counts.
+        claim.subscription.may_have_more = False
+    return claims
 
 
 def _settle(engine: Engine, settlements: Sequence[Settlements]) -> Settled:

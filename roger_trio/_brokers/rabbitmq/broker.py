@@ -7,7 +7,6 @@ what is said on a channel that consumes is a publish too.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncGenerator, Callable, Sequence
@@ -16,7 +15,6 @@ from typing import Any, Final, NoReturn
 
 import attrs
 import trio
-import trio_asyncio
 from pamqp import commands as spec
 
 from ..._config import AmqpConfig
@@ -33,9 +31,11 @@ from ..base import (
 from . import topology
 from .declaring import Declarations
 from .getting import Browse
-from .link import Link
+from .link import Link, Reach
+from .loop import open_loop
 from .publishing import Batch, Confirmation, write_all
 from .topics import Topics
+from .versions import timeout_warning
 from .watch import ConsumerWatch
 
 logger = logging.getLogger(__name__)
@@ -46,8 +46,6 @@ _SETTLE_TIMEOUT: Final = 30.0
 _RETURN_TIME: Final = 0.1
 _RETURN_TIME_EACH: Final = 0.002
 """Seconds that messages which are given back have to be back; consumers may take them first."""
-_TIDY_TIMEOUT: Final = 3.0
-"""Seconds that aiormq's tasks have to end after all connections have."""
 _PAUSE: Final = 0.05
 """Seconds before what a lost channel or connection left unconfirmed is sent again."""
 
@@ -65,16 +63,17 @@ class RabbitBroker:
     def __init__(self, config: AmqpConfig, *, prefix: str, name: str, consumes: bool) -> None:
         self._config = config
         self._prefix = prefix
-        self._publishing = Link(config, f"{name} publishing")
-        self._consuming = Link(config, f"{name} consuming") if consumes else self._publishing
+        reach = Reach()
+        self._publishing = Link(config, f"{name} publishing", reach)
+        self._consuming = Link(config, f"{name} consuming", reach) if consumes else self._publishing
         self._links = tuple(dict.fromkeys((self._publishing, self._consuming)))
-        self._speaking = Link(config, f"{name} speaking")
+        self._speaking = Link(config, f"{name} speaking", reach)
         self._speaks = False
         """Whether that link is open, or being opened."""
         self._start: Callable[[Link], None] | None = None
         """Opens a link; set while the broker runs."""
         self._topics = Topics(prefix, self._publishing, self._consuming)
-        self._watch = ConsumerWatch(self.count, self._may_idle)
+        self._watch = ConsumerWatch(self.count, self._may_idle, self._may_be_deaf)
         self._declarations = Declarations(
             prefix,
             config.queue_settle_time,
@@ -108,7 +107,7 @@ class RabbitBroker:
         """
         refusal: list[BrokerError] = []
         async with (
-            _open_loop() as loop,
+            open_loop() as loop,
             trio.open_nursery() as transports,
             trio.open_nursery() as links,
         ):
@@ -129,14 +128,21 @@ class RabbitBroker:
                 links.cancel_scope.cancel()
             else:
                 task_status.started()
-                await self._prepare_delays()
+                if self._consuming is not self._publishing:
+                    await self._warn_of_version()
+                    await self._prepare_delays()
                 await trio.sleep_forever()
         raise refusal[0]
 
+    async def _warn_of_version(self) -> None:
+        """Say once what only the broker's operator can do about long jobs."""
+        connection = await self._consuming.wait_up()
+        text = timeout_warning(connection.server)
+        if text:
+            logger.warning("%s", text)
+
     async def _prepare_delays(self) -> None:
         """Make the levels of delays ahead of need, where jobs will be retried."""
-        if self._consuming is self._publishing:
-            return
         try:
             await self.declare_delays()
         except BrokerError as exc:
@@ -241,6 +247,14 @@ class RabbitBroker:
         known = self._declarations.known(queue)
         return known is not None and known.single_active
 
+    def _may_be_deaf(self) -> bool:
+        server = self._consuming.server
+        return server is not None and not server.tells_consumers
+
+    def _can_get(self, queue: str) -> bool:
+        known = self._declarations.known(queue)
+        return known is not None and not known.single_active
+
     def _speaking_link(self) -> Link:
         """Return the link for channels that speak, opened when the first one asks for it."""
         if not self._speaks:
@@ -256,7 +270,8 @@ class RabbitBroker:
         connection = await self._consuming.wait_up()
         if speaks:
             connection = await self._topics.prepare(self._speaking_link())
-        async with connection.open_consumer(self._topics.exchange if speaks else None) as channel:
+        exchange = self._topics.exchange if speaks else None
+        async with connection.open_consumer(exchange, can_get=self._can_get) as channel:
             with self._watch.watching(channel.data):
                 yield channel
 
@@ -316,33 +331,3 @@ def _addressed(queue: str, messages: Sequence[Message]) -> Sequence[Message]:
         attrs.evolve(each, headers={**(each.headers or {}), QUEUE_HEADER: queue})
         for each in messages
     ]
-
-
-@asynccontextmanager
-async def _open_loop() -> AsyncGenerator[trio_asyncio.BaseTrioEventLoop]:
-    """Open an asyncio loop that ends whatever its tasks do at the end.
-
-    What a task of aiormq's raises while it is cancelled at the end of the loop would otherwise be
-    raised in the middle of the user's program.
-    """
-    async with trio_asyncio.open_loop() as loop:
-        loop.set_exception_handler(_log_stray_error)
-        try:
-            yield loop
-        finally:
-            with trio.move_on_after(_TIDY_TIMEOUT, shield=True):
-                await loop.run_aio_coroutine(_end_tasks())
-
-
-async def _end_tasks() -> None:
-    rest = asyncio.all_tasks() - {asyncio.current_task()}
-    for each in rest:
-        each.cancel()
-    await asyncio.gather(*rest, return_exceptions=True)
-
-
-def _log_stray_error(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """Note an error that no aiormq call reported; the links notice what it broke."""
-    logger.debug(
-        "stray asyncio error: %s", context.get("message"), exc_info=context.get("exception")
-    )

@@ -1,4 +1,4 @@
-"""What rides on a data channel: deliveries and gets; publishes are in ``publishing.py``.
+"""What rides on a data channel; each kind of them has a module of its own.
 
 A channel is opened, tuned and subscribed by aiormq; the classes here handle the frames that carry
 jobs. They are called by the transport's reading task, must not block, and hold no task of their
@@ -7,7 +7,6 @@ own. When a channel ends, `closed` tells why.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping
 from typing import Final, NoReturn
 
@@ -17,14 +16,11 @@ from ..base import (
     AlreadySettled,
     BrokerError,
     ConnectionLost,
-    Delivery,
     PublishRefused,
     QueueMissing,
 )
 from . import frames
 from .transport import Transport
-
-logger = logging.getLogger(__name__)
 
 NOT_FOUND: Final = 404
 
@@ -59,6 +55,17 @@ class Channel:
         """
         self.check_open()
         self.transport.write(data)
+
+    def write_settlement(self, tag: int, make: Callable[[int, int], bytes]) -> None:
+        """Queue the settlement of a delivery.
+
+        Raises:
+            ConnectionLost: The channel or the connection is gone.
+        """
+        self.write(make(self.number, tag))
+
+    def write_late(self) -> None:
+        """Queue what was left to be put together."""
 
     def check_open(self) -> None:
         """Raise `ConnectionLost` if the channel or the connection is gone."""
@@ -128,7 +135,12 @@ class Channel:
         (method,) = frames.method_id.unpack_from(payload)
         if method == frames.CHANNEL_CLOSE:
             self.end(self.close_error(frames.close_reason(payload)))
+            # Until it has the answer the broker may go on delivering: that is swallowed here.
+            self.transport.attach(self.number, self)
             return False  # aiormq answers it, and frees the number.
+        if method == frames.CHANNEL_OPEN_OK:
+            self.transport.detach(self.number, self)
+            return False  # The number is another channel's now.
         if method == frames.CHANNEL_CLOSE_OK:
             self._gone.set()
             return False  # aiormq frees the number.
@@ -139,6 +151,8 @@ class Channel:
             return False
         self._header = payload
         (self._missing,) = frames.body_size.unpack_from(payload, 4)
+        if self._missing > frames.MAX_BODY:
+            raise ValueError(f"a body of {self._missing} bytes was announced")
         if not self._missing:
             self._finish(b"")
         return True
@@ -268,7 +282,7 @@ class RabbitDelivery:
 
     def _settle(self, make: Callable[[int, int], bytes]) -> None:
         self.mark_settled()
-        self._channel.write(make(self._channel.number, self._tag))
+        self._channel.write_settlement(self._tag, make)
 
     def mark_settled(self) -> None:
         """Note that it has been decided about.
@@ -285,79 +299,3 @@ class RabbitDelivery:
     def tag(self) -> int:
         """The channel's number for the delivery."""
         return self._tag
-
-
-class ConsumeChannel(Channel):
-    """Receives deliveries and hands them to the subscription they belong to."""
-
-    def __init__(self, transport: Transport, number: int) -> None:
-        super().__init__(transport, number)
-        self._subscriptions: dict[bytes, tuple[str, Callable[[Delivery], None]]] = {}
-        self._prefetch = 0
-        self.arrived = 0
-        """Deliveries there have been."""
-
-    def add(
-        self, tag: str, queue: str, prefetch: int, on_delivery: Callable[[Delivery], None]
-    ) -> None:
-        """Hand deliveries of consumer `tag`, `prefetch` at a time, to `on_delivery`."""
-        self._subscriptions[tag.encode()] = (queue, on_delivery)
-        self._prefetch = prefetch
-
-    @property
-    def settled(self) -> int:
-        """Deliveries that have been settled."""
-        return self.arrived - self.on_loan
-
-    @property
-    def queues(self) -> list[str]:
-        """The queues it consumes."""
-        return [queue for queue, _ in self._subscriptions.values()]
-
-    @property
-    def has_room(self) -> bool:
-        """Whether the broker may deliver more."""
-        return self.on_loan < self._prefetch
-
-    def on_close(self) -> None:
-        """Hand over nothing more."""
-        self._subscriptions.clear()
-
-    @property
-    def tags(self) -> list[str]:
-        """The consumer tags of the subscriptions there are."""
-        return [tag.decode() for tag in self._subscriptions]
-
-    def forget(self, tag: str) -> None:
-        """Give deliveries of consumer `tag` that are still on their way back to the broker."""
-        self._subscriptions.pop(tag.encode(), None)
-
-    def on_method(self, method: int, payload: bytes) -> bool:
-        """Take deliveries, and notice when the broker ends a subscription."""
-        if method == frames.BASIC_DELIVER:
-            self.expect_content(payload)
-            return True
-        if method == frames.BASIC_CANCEL:
-            queue, _ = self._subscriptions.get(payload[5 : 5 + payload[4]], ("", None))
-            self.interrupt(QueueMissing(f"the broker ended the consumer of queue {queue!r}"))
-        return False
-
-    def on_content(self, method: bytes, header: bytes, body: bytes) -> None:
-        """Hand a whole delivery over."""
-        tag_end = 5 + method[4]
-        number, redelivered = frames.tag_and_flag.unpack_from(method, tag_end)
-        found = self._subscriptions.get(method[5:tag_end])
-        if found is None:
-            if self.closed is None:
-                self.transport.write(frames.nack(self.number, number))
-            return
-        queue, on_delivery = found
-        self.arrived += 1
-        self.on_loan += 1
-        try:
-            on_delivery(
-                RabbitDelivery(self, number, queue, bool(redelivered & 1), method, header, body)
-            )
-        except Exception:  # A bug of one consumer must not cost all others the connection.
-            logger.exception("queue %r: a delivery could not be handed over", queue)
-            self.close(ConnectionLost(f"a delivery of queue {queue!r} could not be handed over"))

@@ -16,6 +16,8 @@ from ..._config import AmqpConfig
 from ..._errors import ConfigError
 from ..base import BrokerError, ConnectionLost, ConnectionRefused
 from .connection import Connection
+from .quick import QuickStream
+from .refusals import advice
 from .transport import Limits, NotAmqp, ReadyTransport, Transport
 
 _MISSED_HEARTBEATS: Final = 2
@@ -58,7 +60,7 @@ async def _open_stream(config: AmqpConfig) -> trio.abc.Stream:
     except (ConfigError, UnicodeError) as exc:  # A certificate file; a host no name can be.
         raise ConnectionRefused(f"{config.display}: {exc}") from exc
     if context is None:
-        return stream
+        return QuickStream(stream)
     secure = trio.SSLStream(
         stream, context, server_hostname=config.server_hostname, https_compatible=True
     )
@@ -67,7 +69,7 @@ async def _open_stream(config: AmqpConfig) -> trio.abc.Stream:
     except (trio.BrokenResourceError, ssl.SSLError, ssl.CertificateError) as exc:
         await trio.aclose_forcefully(stream)
         cause = exc.__cause__ or exc
-        message = f"{config.display}: TLS: {_reason(cause)}"
+        message = f"{config.display}: TLS: {_with_advice(cause)}"
         raise (ConnectionRefused if _is_refusal(exc) else ConnectionLost)(message) from exc
     except BaseException:
         await trio.aclose_forcefully(stream)
@@ -122,7 +124,7 @@ def _handshake_error(config: AmqpConfig, transport: Transport, exc: BaseExceptio
     if isinstance(lost, NotAmqp):
         return ConnectionRefused(f"{config.display}: {lost}")
     if lost is not None and _is_refusal(lost):
-        return ConnectionRefused(f"{config.display}: TLS: {lost}")
+        return ConnectionRefused(f"{config.display}: TLS: {_with_advice(_root(lost), str(lost))}")
     if isinstance(exc, aiormq.exceptions.AuthenticationError):
         return ConnectionRefused(f"{config.display}: {exc!r}")
     return ConnectionLost(f"{config.display}: {reason or lost or _reason(exc)}")
@@ -157,3 +159,8 @@ def _is_refusal(exc: BaseException) -> bool:
 
 def _reason(exc: BaseException) -> str:
     return str(exc) or type(exc).__name__
+
+
+def _with_advice(exc: BaseException, text: str = "") -> str:
+    """Say why TLS failed, and what to do."""
+    return "; ".join(filter(None, (text or _reason(exc), advice(exc))))

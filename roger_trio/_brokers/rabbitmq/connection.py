@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Final, NoReturn, ParamSpec, TypeVar, cast
 
@@ -22,10 +22,11 @@ from ..base import (
     QueueRefused,
 )
 from . import frames
-from .channels import ConsumeChannel
+from .consuming import ConsumeChannel
 from .getting import GetChannel
 from .publishing import PublishChannel
 from .transport import Transport
+from .versions import Server
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -33,14 +34,10 @@ T = TypeVar("T")
 _RPC_TIMEOUT: Final = 30.0
 """Seconds the broker has to answer a control call before the connection counts as lost."""
 _CLOSE_TIMEOUT: Final = 3.0
-_LATE: Final = 0.1
-"""Seconds in which deliveries may come after their subscription has ended."""
-_SETTLED_AT_ONCE: Final = 16
-"""Settlements that are surely on their way to their queue."""
-_SETTLE_TIME: Final = 0.1
-_SETTLE_TIME_EACH: Final = 0.01
-_SETTLE_TIME_MOST: Final = 2.0
-"""Seconds that more of them have, before their channel is closed."""
+_SETTLED_AT_ONCE: Final = 32
+"""Settlements that a channel sends to quorum queues without waiting for them to be applied."""
+_PROOF: Final = 3
+"""Answers of a queue after which all settlements before have reached it."""
 _MAX_CHANNELS: Final = 2**16 - 1
 _MAX_PREFETCH: Final = 2**16 - 1
 _DEFAULT_FRAME_MAX: Final = 128 * 1024
@@ -72,7 +69,17 @@ class Connection:
         return self._amqp.connection_tune.frame_max or _DEFAULT_FRAME_MAX
 
     @property
-    def _timeout(self) -> float:
+    def server(self) -> Server:
+        """What the broker told of itself."""
+        return Server.of(self._amqp.server_properties)
+
+    @property
+    def tuning(self) -> spec.Connection.Tune:
+        """The limits that were agreed upon."""
+        return self._amqp.connection_tune
+
+    @property
+    def timeout(self) -> float:
         """How many seconds the broker has for an answer."""
         # A blocked connection is not read: waiting long for an answer is in vain.
         return _CLOSE_TIMEOUT if self.transport.blocked is not None else self._patience
@@ -89,7 +96,7 @@ class Connection:
         """
         if self.transport.lost is not None:
             raise self.transport.lost
-        timeout = self._timeout
+        timeout = self.timeout
         with trio.move_on_after(timeout, shield=True) as scope:
             self.transport.calls.add(scope)
             try:
@@ -168,6 +175,9 @@ class Connection:
 
     async def publisher(self) -> PublishChannel:
         """Return the channel to publish on, opened anew where the broker closed the last one."""
+        publisher = self._publisher
+        if publisher is not None and publisher.closed is None:
+            return publisher  # The lock would cost each publish a turn of Trio's loop.
         async with self._publisher_lock:
             if self._publisher is None or self._publisher.closed is not None:
                 channel = await self._open_channel()
@@ -179,20 +189,21 @@ class Connection:
             return self._publisher
 
     @asynccontextmanager
-    async def open_consumer(self, topics: str | None = None) -> AsyncGenerator[RabbitChannel]:
+    async def open_consumer(
+        self, topics: str | None = None, *, can_get: Callable[[str], bool] = lambda _queue: False
+    ) -> AsyncGenerator[RabbitChannel]:
         """Open a channel to consume on; at exit its unsettled deliveries go back.
 
         Args:
             topics: The exchange for what is said on it, if anything is; it must exist.
+            can_get: Whether a queue allows ``basic.get``.
         """
         control = await self._open_channel()
         data = ConsumeChannel(self.transport, control.number)
         self.transport.attach(control.number, data)
-        channel = RabbitChannel(self, control, data, topics)
         try:
-            yield channel
+            yield RabbitChannel(self, control, data, can_get, topics)
         finally:
-            await self._let_settle(data, channel.settled_since_left)
             await self._close_channel(data)
 
     @asynccontextmanager
@@ -206,20 +217,8 @@ class Connection:
         finally:
             await self._close_channel(data)
 
-    async def _let_settle(self, data: ConsumeChannel, count: int) -> None:
-        """Give the broker time for the last settlements, if they were many at once.
-
-        It has 32 of a channel on their way to a quorum queue, and drops the others with the
-        channel: what was given back or moved on would come back as if its worker had died.
-        """
-        if count > _SETTLED_AT_ONCE and data.closed is None:
-            seconds = min(_SETTLE_TIME_MOST, _SETTLE_TIME + _SETTLE_TIME_EACH * count)
-            with trio.move_on_after(seconds, shield=True):
-                with suppress(ConnectionLost):
-                    await data.wait_lost()
-
     async def _close_channel(self, data: ConsumeChannel | GetChannel) -> None:
-        timeout = self._timeout
+        timeout = self.timeout
         with (
             trio.move_on_after(timeout, shield=True) as scope,
             suppress(BrokerError),  # Then it is closed, which is what was wanted.
@@ -253,19 +252,18 @@ class RabbitChannel:
         connection: Connection,
         control: aiormq.Channel,
         data: ConsumeChannel,
+        can_get: Callable[[str], bool],
         topics: str | None,
     ) -> None:
         self._connection = connection
         self._control = control
         self._data = data
+        self._can_get = can_get
         self._topics = topics
         self._consumers = 0
-        self._settled_before: int | None = None
-
-    @property
-    def settled_since_left(self) -> int:
-        """How many deliveries were settled since the subscriptions were ended."""
-        return 0 if self._settled_before is None else self._data.settled - self._settled_before
+        self._queues: set[str] = set()
+        self._proving = trio.Lock()
+        self._settled_by_proof = 0
 
     @property
     def data(self) -> ConsumeChannel:
@@ -276,8 +274,10 @@ class RabbitChannel:
         self, queue: str, *, prefetch: int, on_delivery: Callable[[Delivery], None]
     ) -> None:
         """Have deliveries of `queue` handed to `on_delivery`, at most `prefetch` unsettled."""
+        self._queues.add(queue)
         self._consumers += 1
-        tag = str(self._consumers)
+        # Not a mere number: a get is to a quorum queue a consumer with its delivery tag for a name.
+        tag = f"c{self._consumers}"
         count = min(prefetch, _MAX_PREFETCH)
         self._data.add(tag, queue, count, on_delivery)
         await self._connection.call(self._control.basic_qos, prefetch_count=count)
@@ -285,18 +285,49 @@ class RabbitChannel:
             self._control.basic_consume, queue, _never_called, consumer_tag=tag
         )
 
-    async def unsubscribe(self) -> None:
-        """End all subscriptions. What was delivered stays on loan and can be settled."""
-        self._settled_before = self._data.settled
+    async def unsubscribe(self) -> Sequence[Delivery]:
+        """End all subscriptions; see `Channel`."""
         tags = self._data.tags
         for tag in tags:
             await self._connection.call(self._control.basic_cancel, tag)
-        # A quorum queue hears of it after we hear that it is so. What comes until then is handed
-        # on, as only its taker knows how to give it back without counting a death.
-        with trio.move_on_after(_LATE), suppress(ConnectionLost):
-            await self._data.wait_lost()
+        # The broker answers before the queue hears of it. What comes until then is handed on, as
+        # only its taker knows how to give it back without counting a death.
+        taken = await self._prove_quiet()
         for tag in tags:
             self._data.forget(tag)
+        return taken
+
+    async def wait_settled(self) -> Sequence[Delivery]:
+        """Wait until every settlement so far has reached its queue; see `Channel`."""
+        # A get hands a waiting job out, which then looks like one that may have run before.
+        has_kept_some = self._data.settled - self._settled_by_proof > _SETTLED_AT_ONCE
+        return await self._prove_quiet() if has_kept_some else ()
+
+    async def _prove_quiet(self) -> Sequence[Delivery]:
+        """Wait until nothing is on its way between the broker's channel and its queues.
+
+        A channel has 32 settlements on their way to a quorum queue. It keeps the others until the
+        queue says that it applied those, and drops them if it is closed before. The queue answers
+        a ``basic.get`` in the same order as it applies what came before, so:
+
+        1. The answer to a first one proves that the queue applied what was on its way.
+        2. The queue may say so after that answer, but before the answer to a second one.
+        3. So the channel has heard it, and has sent all that it kept, before it sends a third.
+        """
+        queues = [] if self._data.is_interrupted else sorted(filter(self._can_get, self._queues))
+        taken: list[Delivery] = []
+        timeout = self._connection.timeout
+        with trio.move_on_after(timeout, shield=True) as scope:
+            async with self._proving:
+                settled = self._data.settled
+                for _ in range(_PROOF if queues else 0):
+                    taken += await self._data.get_each(queues)
+                self._settled_by_proof = settled
+        if scope.cancelled_caught:
+            silent = f"the broker did not answer within {timeout:g} s"
+            self._connection.transport.abort(silent)
+            raise ConnectionLost(silent)
+        return taken
 
     async def wait_interrupted(self) -> NoReturn:
         """Wait until a subscription ends by itself, or the channel does; raise why."""

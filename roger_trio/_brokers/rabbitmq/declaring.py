@@ -7,6 +7,7 @@ empty one; and a new quorum queue is not relied on until it is safe from a crash
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
@@ -22,7 +23,9 @@ from .link import Link
 logger = logging.getLogger(__name__)
 
 _MOURNING: Final = 0.5
-"""Seconds between a queue's death being noticed and its being made anew."""
+"""Seconds between a queue's death being noticed and its being made anew: the broker has to tell its
+consumers first. RabbitMQ 3.10 would give the new queue's first messages to consumers of the old
+one, who never see them."""
 
 
 class Declarations:
@@ -72,16 +75,15 @@ class Declarations:
             QueueRefused: One exists with other arguments; the message names both sides.
         """
         self._forget_after_reconnect()
+        if not afresh and not self._made and self._are_safe(queues):
+            return frozenset()  # The way of each enqueue.
         if afresh:
             for each in queues:
                 self._declared.pop(each.name, None)
-        if any(each.name not in self._declared for each in queues):
-            async with self._lock:
-                for each in queues:
-                    if each.name not in self._declared:
-                        is_new = await self._declare(each)
-                        self._specs[each.name] = each
-                        self._note_declared(each.name, is_new=is_new)
+        # Who has no time for a new queue to settle has none to mourn an old one.
+        if not await self._declare_all(queues, may_make=not self._settle_time):
+            await trio.sleep(_MOURNING)
+            await self._declare_all(queues, may_make=True)
         names = frozenset(each.name for each in queues)
         await self._wait_crash_safe(names)
         made = names & self._made
@@ -99,9 +101,8 @@ class Declarations:
         if known is None:
             raise missing
         logger.warning("queue %r: %s; declaring it again", queue, missing)
-        # Not before the broker has told its consumers: RabbitMQ 3.10 would give the new queue's
-        # first messages to consumers of the old one, who never see them.
-        await trio.sleep(_MOURNING)
+        if not self._settle_time:
+            await trio.sleep(_MOURNING)
         target = self._specs.get(known.dead_letter or "")
         specs = (known,) if target is None else (target, known)
         ways = (topology.marker_exchange(self._prefix), topology.last_exchange(self._prefix))
@@ -111,9 +112,29 @@ class Declarations:
         self._levels_doubted = True
         self._made |= await self.declare(specs)
 
+    async def _declare_all(self, queues: Sequence[QueueSpec], *, may_make: bool) -> bool:
+        """Declare the queues that are in doubt.
+
+        Returns:
+            False at the first one that is missing, unless it may be made: somebody may have
+            deleted it just now.
+        """
+        if all(each.name in self._declared for each in queues):
+            return True
+        async with self._lock:
+            for each in queues:
+                if each.name in self._declared:
+                    continue
+                is_new = await self._declare(each, may_make=may_make)
+                if is_new is None:
+                    return False
+                self._specs[each.name] = each
+                self._note_declared(each.name, is_new=is_new)
+        return True
+
     def _forget_after_reconnect(self) -> None:
         """A connection may have been lost because the broker was replaced by an empty one."""
-        generations = tuple(link.generation for link in self._links)
+        generations = tuple([link.generation for link in self._links])
         if generations != self._declared_at:
             self._declared_at = generations
             self._declared.clear()
@@ -122,17 +143,24 @@ class Declarations:
         settling = self._settle_time if is_new else 0.0
         self._declared[name] = trio.current_time() + settling
 
+    def _are_safe(self, queues: Sequence[QueueSpec]) -> bool:
+        """Whether all are declared, and survive a broker that is killed."""
+        now = trio.current_time()
+        return all(self._declared.get(each.name, math.inf) <= now for each in queues)
+
     async def _wait_crash_safe(self, names: Iterable[str]) -> None:
         """Wait out the first second of a quorum queue, in which a killed broker forgets it."""
         safe_at = max((self._declared.get(name, 0.0) for name in names), default=0.0)
         if safe_at > trio.current_time():
             await trio.sleep_until(safe_at)
 
-    async def _declare(self, queue: QueueSpec) -> bool:
-        """Declare a queue and what it is bound to; return whether it is new."""
+    async def _declare(self, queue: QueueSpec, *, may_make: bool) -> bool | None:
+        """Declare a queue and what it is bound to; return whether it is new, or None: missing."""
         arguments = topology.queue_arguments(queue)
         connection = await self._link.wait_up()
-        is_new = await self._declare_shared(connection, queue.name, arguments)
+        is_new = await self._declare_shared(connection, queue.name, arguments, may_make=may_make)
+        if is_new is None:
+            return None
         if queue.forwards:
             await _declare_exchange(connection, queue.name, "fanout")
             await connection.control(spec.Queue.Bind(queue=queue.name, exchange=queue.name))
@@ -146,14 +174,17 @@ class Declarations:
         return is_new
 
     async def _declare_shared(
-        self, connection: Connection, name: str, arguments: topology.Arguments
-    ) -> bool:
+        self, connection: Connection, name: str, arguments: topology.Arguments, *, may_make: bool
+    ) -> bool | None:
         """Declare a queue that others declare too; return whether it was not there.
 
         The broker's answer does not say who made it: of two at the same time, both think so.
+        None: it is not there, and was not to be made.
         """
         with _explaining(name, arguments):
             is_new = not await _queue_exists(connection, name)
+            if is_new and not may_make:
+                return None
             if is_new:
                 self._made.add(name)  # Before: the answer may be lost.
             await _declare_queue(connection, name, arguments)

@@ -25,8 +25,10 @@ FRAME_END: Final = 0xCE
 FRAME_OVERHEAD: Final = 8
 """Bytes of a frame that are not payload: a header of seven and the end octet."""
 
-NO_FRAME_MAX: Final = 2**32
-"""More bytes than a frame can have."""
+MAX_BODY: Final = 2**29
+"""Bytes of the largest message that any RabbitMQ can be set up to take."""
+NO_FRAME_MAX: Final = MAX_BODY + 2**17
+"""More bytes than a frame of a broker without a limit has."""
 
 HEARTBEAT: Final = b"\x08\x00\x00\x00\x00\x00\x00\xce"
 CLOSE_OK: Final = b"\x01\x00\x00\x00\x00\x00\x04\x00\x0a\x00\x33\xce"
@@ -37,6 +39,7 @@ CONNECTION_OPEN_OK: Final = 10 << 16 | 41
 CONNECTION_CLOSE: Final = 10 << 16 | 50
 CONNECTION_BLOCKED: Final = 10 << 16 | 60
 CONNECTION_UNBLOCKED: Final = 10 << 16 | 61
+CHANNEL_OPEN_OK: Final = 20 << 16 | 11
 CHANNEL_CLOSE: Final = 20 << 16 | 40
 _close_payload: Final = (200).to_bytes(2, "big") + bytes(1 + 2 + 2)  # no text, class or method
 CHANNEL_CLOSE_OK: Final = 20 << 16 | 41
@@ -74,9 +77,9 @@ _CONTENT_HEAD_SIZE: Final = 14
 _BASIC_CLASS: Final = 60 << 16
 
 
-def ack(channel: int, tag: int) -> bytes:
-    """Make a ``basic.ack`` of one delivery."""
-    return _settle.pack(METHOD, channel, _SETTLE_SIZE, BASIC_ACK, tag, 0, FRAME_END)
+def ack(channel: int, tag: int, *, multiple: bool = False) -> bytes:
+    """Make a ``basic.ack`` of one delivery, or of all up to it."""
+    return _settle.pack(METHOD, channel, _SETTLE_SIZE, BASIC_ACK, tag, multiple, FRAME_END)
 
 
 def nack(channel: int, tag: int) -> bytes:

@@ -13,11 +13,12 @@ from ..._config import AmqpConfig
 from ..base import BrokerError, ConnectionLost, ConnectionRefused
 from .connecting import connect
 from .connection import Connection
+from .versions import Server
 
 logger = logging.getLogger(__name__)
 
 _FIRST_DELAY: Final = 0.1
-_MAX_DELAY: Final = 4.0
+_MAX_DELAY: Final = 2.0
 """Seconds between attempts at most: a broker that returns is found within a few."""
 _MAX_REFUSED_DELAY: Final = 30.0
 """The same while the broker refuses us, which only its operator can change."""
@@ -36,12 +37,38 @@ def backoff(failures: int, chance: float, *, most: float = _MAX_DELAY) -> float:
     return min(most, _FIRST_DELAY * 2.0 ** min(failures - 1, 16)) * (0.5 + chance / 2)
 
 
-class Link:
-    """Keeps one connection open and hands out the one that lives."""
+class Reach:
+    """What the links of one broker tell each other: that it can be reached."""
 
-    def __init__(self, config: AmqpConfig, name: str) -> None:
+    def __init__(self) -> None:
+        self.times = 0
+        """How often one of them has got through."""
+        self._lot = trio.lowlevel.ParkingLot()
+
+    def tell(self) -> None:
+        """Have those that wait to be told try at once."""
+        self.times += 1
+        self._lot.unpark_all()
+
+    async def wait(self, most: float) -> None:
+        """Wait until another link has got through, for so many seconds at most."""
+        with trio.move_on_after(most):
+            await self._lot.park()
+
+
+class Link:
+    """Keeps one connection open and hands out the one that lives.
+
+    Args:
+        config: Where to and as whom.
+        name: What the broker's management page shows.
+        reach: Shared with the broker's other links.
+    """
+
+    def __init__(self, config: AmqpConfig, name: str, reach: Reach) -> None:
         self._config = config
         self._name = name
+        self._reach = reach
         self._connection: Connection | None = None
         self._up = trio.Event()
         self._tried = trio.Event()
@@ -53,6 +80,11 @@ class Link:
     def is_up(self) -> bool:
         """Whether there is a connection now."""
         return self._connection is not None
+
+    @property
+    def server(self) -> Server | None:
+        """What the broker tells of itself, while there is a connection."""
+        return self._connection.server if self._connection is not None else None
 
     @property
     def blocked(self) -> str | None:
@@ -77,18 +109,27 @@ class Link:
 
     async def run(self, loop: trio_asyncio.BaseTrioEventLoop, nursery: trio.Nursery) -> NoReturn:
         """Connect, and connect again, until cancelled."""
-        failures = 0
+        failures, told = 0, 0
         while True:
-            started = trio.current_time()
+            started, generation = trio.current_time(), self.generation
             try:
                 await self._live(loop, nursery)
             except BrokerError as exc:
                 lasted = trio.current_time() - started
-                failures = 1 if self.generation and lasted > _STEADY else failures + 1
+                got_through = self.generation > generation
+                is_steady = self.generation > 0 and lasted > _STEADY
+                is_told = not got_through and self._reach.times != told
+                failures = 1 if is_steady or is_told else failures + 1
+                told = self._reach.times
                 most = _MAX_REFUSED_DELAY if isinstance(exc, ConnectionRefused) else _MAX_DELAY
                 delay = backoff(failures, random.random(), most=most)
                 self._report(exc, delay)
-                await trio.sleep(delay)
+                if got_through:
+                    # Else links that are cut off as soon as they are up would wake each other,
+                    # and try without a pause.
+                    await trio.sleep(delay)
+                else:
+                    await self._reach.wait(delay)
 
     async def _live(self, loop: trio_asyncio.BaseTrioEventLoop, nursery: trio.Nursery) -> NoReturn:
         """Open a connection and wait until it is lost."""
@@ -105,6 +146,7 @@ class Link:
         self.generation += 1
         self._tried.set()
         self._up.set()
+        self._reach.tell()
         logger.info("connected to %s as %r", self._config.display, self._name)
         try:
             raise await connection.transport.wait_ended()

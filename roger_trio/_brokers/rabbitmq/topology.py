@@ -15,6 +15,7 @@ import math
 from typing import Final
 
 from ..base import QueueSpec
+from .versions import TIMEOUT_WANTED_MS
 
 Arguments = dict[str, str | int]
 
@@ -29,8 +30,6 @@ _DELIVERY_LIMIT: Final = 1_000_000
 """Returns the broker bears before it dead-letters. Never left to the default, which drops jobs
 after 20 on RabbitMQ 4; -1 is no way out, 3.10 takes it for 0."""
 _NO_DELIVERY_LIMIT: Final = 2**40
-_CONSUMER_TIMEOUT_MS: Final = 365 * 24 * 3600 * 1000
-"""How long a job may run before RabbitMQ 4 takes its consumer for stuck: a year."""
 
 _AT_LEAST_ONCE: Final[Arguments] = {
     "x-dead-letter-strategy": "at-least-once",
@@ -54,7 +53,7 @@ def queue_arguments(spec: QueueSpec) -> Arguments:
         )
     arguments: Arguments = {
         "x-queue-type": "quorum",
-        "x-consumer-timeout": _CONSUMER_TIMEOUT_MS,
+        "x-consumer-timeout": TIMEOUT_WANTED_MS,
         "x-delivery-limit": _NO_DELIVERY_LIMIT,
     }
     if spec.dead_letter is not None:

@@ -18,7 +18,8 @@ from roger_trio._brokers.base import (
     PublishRefused,
     QueueMissing,
 )
-from roger_trio._brokers.rabbitmq.channels import Channel, ConsumeChannel
+from roger_trio._brokers.rabbitmq.channels import Channel
+from roger_trio._brokers.rabbitmq.consuming import ConsumeChannel
 from roger_trio._brokers.rabbitmq.publishing import Confirmation, PublishChannel
 from roger_trio._brokers.rabbitmq.transport import Transport
 from tests.unit.brokers import wire
@@ -246,6 +247,21 @@ async def test_a_closing_channel_swallows_and_sends_nothing() -> None:
     assert [each.body for each in got] == [b"before"]
     assert wire.written(transport) == b""
     assert wire.left_to_aiormq(transport) == b""
+
+
+async def test_what_comes_after_the_broker_closed_a_channel_is_swallowed() -> None:
+    """RabbitMQ delivers on until it is answered; who uses the number next is not disturbed."""
+    got: list[Delivery] = []
+    transport, _ = consuming(got)
+    close = commands.Channel.Close(406, "PRECONDITION_FAILED - timed out", 0, 0)
+    receive(transport, close)
+    deliver(transport, 1, b"late")
+    assert got == []
+    assert wire.written(transport) == b""
+    opened, next_get = commands.Channel.OpenOk(), commands.Basic.GetOk(1, False, "", "q", 0)
+    receive(transport, opened, next_get)
+    told = [each for _, each in wire.unmarshal_all(wire.left_to_aiormq(transport))]
+    assert [type(each) for each in told] == [type(close), type(opened), type(next_get)]
 
 
 async def test_a_consumer_that_raises_loses_its_channel_alone(

@@ -9,8 +9,8 @@ from roger_trio._brokers.rabbitmq.link import backoff
 
 @given(st.integers(1, 10**9), st.floats(0, 1))
 def test_backoff_is_bounded(failures: int, chance: float) -> None:
-    """A link never waits more than 4 s, nor so little that it hammers the broker."""
-    assert 0.05 <= backoff(failures, chance) <= 4.0
+    """A link never waits more than 2 s, nor so little that it hammers the broker."""
+    assert 0.05 <= backoff(failures, chance) <= 2.0
 
 
 @given(st.integers(1, 100), st.floats(0, 1))

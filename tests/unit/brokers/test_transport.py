@@ -12,7 +12,8 @@ from pamqp import commands
 
 from roger_trio._brokers.base import ConnectionLost
 from roger_trio._brokers.rabbitmq import frames
-from roger_trio._brokers.rabbitmq.channels import Channel, ConsumeChannel
+from roger_trio._brokers.rabbitmq.channels import Channel
+from roger_trio._brokers.rabbitmq.consuming import ConsumeChannel
 from roger_trio._brokers.rabbitmq.getting import GetChannel
 from roger_trio._brokers.rabbitmq.publishing import PublishChannel
 from roger_trio._brokers.rabbitmq.transport import Limits, NotAmqp, Transport

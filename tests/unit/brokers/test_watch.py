@@ -6,9 +6,9 @@ import pytest
 import trio
 import trio.testing
 
-from roger_trio._brokers.base import QueueCount, QueueMissing
-from roger_trio._brokers.rabbitmq.channels import ConsumeChannel
-from roger_trio._brokers.rabbitmq.watch import INTERVAL, ConsumerWatch
+from roger_trio._brokers.base import BrokerError, QueueCount, QueueMissing, SubscriptionRenewed
+from roger_trio._brokers.rabbitmq.consuming import ConsumeChannel
+from roger_trio._brokers.rabbitmq.watch import INTERVAL, RENEW_AFTER, ConsumerWatch
 
 
 class Counter:
@@ -32,15 +32,21 @@ def consuming(prefetch: int = 2) -> ConsumeChannel:
 
 
 async def interrupted(
-    channel: ConsumeChannel, counter: Counter, looks: float, *, may_idle: bool = False
+    channel: ConsumeChannel,
+    counter: Counter,
+    looks: float,
+    *,
+    may_idle: bool = False,
+    may_be_deaf: bool = False,
+    expected: type[BrokerError] = QueueMissing,
 ) -> bool:
     """Watch a channel for the time of so many looks; tell whether it was interrupted."""
-    watch = ConsumerWatch(counter, lambda _: may_idle)
+    watch = ConsumerWatch(counter, lambda _: may_idle, lambda: may_be_deaf)
     result = False
     async with trio.open_nursery() as nursery:
         nursery.start_soon(watch.run)
         with watch.watching(channel), trio.move_on_after(looks * INTERVAL):
-            with pytest.raises(QueueMissing):
+            with pytest.raises(expected):
                 await channel.wait_interrupted()
             result = True
         nursery.cancel_scope.cancel()
@@ -64,6 +70,29 @@ async def test_an_idle_consumer_of_an_empty_queue_is_left_alone(
     assert counter.asked > 5
 
 
+async def test_an_idle_consumer_that_may_be_deaf_is_renewed(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """After five minutes without a delivery, and not where the broker would have told it."""
+    looks = 2 * RENEW_AFTER / INTERVAL
+    assert not await interrupted(consuming(), Counter(0), looks)
+    began = trio.current_time()
+    renewed = SubscriptionRenewed
+    assert await interrupted(consuming(), Counter(0), looks, may_be_deaf=True, expected=renewed)
+    assert RENEW_AFTER <= trio.current_time() - began <= RENEW_AFTER + 2 * INTERVAL
+
+
+async def test_a_deaf_consumer_is_not_renewed_while_it_holds_something(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Nor is one that waits for its turn: to renew the coordinator would cost it its term."""
+    looks = 2 * RENEW_AFTER / INTERVAL
+    busy = consuming(prefetch=2)
+    busy.on_loan = 1
+    assert not await interrupted(busy, Counter(0), looks, may_be_deaf=True)
+    assert not await interrupted(consuming(), Counter(0), looks, may_idle=True, may_be_deaf=True)
+
+
 async def test_one_that_waits_for_its_turn_is_left_alone(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
@@ -83,7 +112,8 @@ async def test_a_consumer_that_is_busy_is_not_even_asked_about(
 
 async def test_consumers_of_a_queue_that_is_made_anew_are_interrupted() -> None:
     """They belonged to the queue that is gone."""
-    watch, channel, other = ConsumerWatch(Counter(0), lambda _: False), consuming(), consuming()
+    watch = ConsumerWatch(Counter(0), lambda _: False, lambda: False)
+    channel, other = consuming(), consuming()
     other.add("1", "another", 2, lambda _: None)
     with watch.watching(channel), watch.watching(other):
         watch.queue_was_missing("queue")

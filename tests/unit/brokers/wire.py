@@ -32,6 +32,9 @@ class Recorder:
         self.frames.append((kind, payload))
         return True
 
+    def write_late(self) -> None:
+        pass
+
     def connection_lost(self, error: ConnectionLost) -> None:
         self.lost = error
 

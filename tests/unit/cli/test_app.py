@@ -21,7 +21,7 @@ def test_the_commands() -> None:
     """These commands exist, in this order."""
     assert NAMES == [
         "serve", "demo", "enqueue",
-        "status", "running", "queued", "buried", "nodes", "keys",
+        "status", "running", "queued", "buried", "nodes", "keys", "doctor", "health",
         "cancel", "pause", "resume", "replay", "purge",
     ]  # fmt: skip
 

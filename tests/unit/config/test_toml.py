@@ -211,8 +211,8 @@ def test_the_path_may_be_text_too(path: Path) -> None:
             (
                 "brokr: unknown key; did you mean 'broker'? (known keys: broker, "
                 "partitions, callbacks, persister, retry_levels, max_buried, "
-                "max_deliveries, shutdown_timeout, enqueue_timeout, node_name, "
-                "prefix)"
+                "max_deliveries, max_job_processes, shutdown_timeout, enqueue_timeout, "
+                "node_name, prefix)"
             ),
         ),
         ("callbacks = 'hooks'", "callbacks: expected \"module:object\", got 'hooks'"),

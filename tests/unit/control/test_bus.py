@@ -12,12 +12,13 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from roger_trio._brokers.base import Broker
+from roger_trio._brokers.base import Broker, PublishRefused
 from roger_trio._control import wire
 from roger_trio._control.bus import Bus
 from roger_trio._control.gathering import Asker, NobodyListens, NoReply
 from roger_trio._state.operations import QueuePaused
 from roger_trio._topology import NODES_TOPIC
+from roger_trio.testing._wrapping import WrappingBroker
 
 from .fakes import controls, identity, memory_broker, node_bus, replying
 
@@ -288,6 +289,35 @@ async def test_a_lone_node_that_asks_before_it_has_joined_waits_for_nobody(
                 assert await bus.join() is None
             assert trio.current_time() - began < 0.1
             nursery.cancel_scope.cancel()
+
+
+class Full(WrappingBroker):
+    """A broker that cannot keep some broadcasts, as its disk is full."""
+
+    refusals = 3
+
+    async def broadcast(self, topic: str, body: bytes) -> bool:
+        """Refuse the first ones."""
+        if self.refusals:
+            self.refusals -= 1
+            raise PublishRefused("the database cannot keep it: disk I/O error")
+        return await super().broadcast(topic, body)
+
+
+async def test_a_node_that_cannot_introduce_itself_goes_on_trying(
+    autojump_clock: MockClock,
+) -> None:
+    """A full disk ends no node while it starts; the others learn of it as soon as that is over."""
+    with trio.fail_after(60):
+        async with memory_broker() as broker, node_bus(broker, "a") as other:
+            full = Full(broker)
+            async with trio.open_nursery() as nursery:
+                bus = Bus(full, identity("b"))
+                await nursery.start(bus.run)
+                assert await bus.join() is None
+                assert full.refusals == 0
+                assert bus.inbox in other.roster.inboxes
+                nursery.cancel_scope.cancel()
 
 
 async def test_reasons_for_complaints_do_not_pile_up(caplog: pytest.LogCaptureFixture) -> None:

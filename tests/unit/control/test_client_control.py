@@ -266,6 +266,28 @@ async def test_cancel_tells_what_the_nodes_found(autojump_clock: MockClock, foun
             assert len(concluded) == (found == "finished")
 
 
+async def test_a_job_that_is_stopped_on_one_node_has_not_finished(
+    autojump_clock: MockClock,
+) -> None:
+    """Another node knows an earlier job with its id, and replies first."""
+    asked: list[Mapping[str, Any]] = []
+
+    def reply(question: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        asked.append(question)
+        return {"found": "stopped"} if len(asked) > 1 else None
+
+    with trio.fail_after(60):
+        async with (
+            stage() as here,
+            hosting(here.broker, cancel={"found": "finished"}) as former,
+            node_bus(here.broker, "m") as bus,
+        ):
+            replying(bus, reply)
+            await here.member(former)
+            here.coordinator.ledger.handle(Sync("m", bus.inbox, "host"), 0.0)
+            assert await here.client.cancel("job", "p") is roger.CancelResult.STOPPED
+
+
 async def test_cancel_of_a_job_that_is_over() -> None:
     """The coordinator knows."""
     with trio.fail_after(10):
@@ -290,6 +312,26 @@ async def test_a_dead_member_is_reported_and_a_silent_one_is_bounded(
             assert Gone("inbox.dead") in here.coordinator.operations
             assert await here.client.pause("p", "default") == frozenset({"n"})
     assert "does not answer now (n)" in caplog.text
+
+
+async def test_a_member_that_comes_back_is_not_told_to_be_dead(autojump_clock: MockClock) -> None:
+    """Nobody listened at its inbox for a moment; what it runs must not be started elsewhere."""
+    with trio.fail_after(60):
+        async with stage() as here, hosting(here.broker) as silent, trio.open_nursery() as nursery:
+
+            async def come_back(inbox: str) -> None:
+                await trio.sleep(3)
+                async with here.broker.listen(inbox):
+                    await trio.sleep(30)
+
+            here.coordinator.ledger.handle(Sync("back", "inbox.back", "host"), 0.0)
+            here.coordinator.ledger.handle(Sync("dead", "inbox.dead", "host"), 0.0)
+            await here.member(silent)
+            nursery.start_soon(come_back, "inbox.back")
+            assert await here.client.pause("p", "default") == frozenset({"n"})
+            await wait_all_tasks_blocked()
+            gone = [each for each in here.coordinator.operations if isinstance(each, Gone)]
+            assert gone == [Gone("inbox.dead")]
 
 
 async def test_pause_and_resume_hold_on_all_members(autojump_clock: MockClock) -> None:

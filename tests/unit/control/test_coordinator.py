@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 
 import pytest
 import trio
 import trio.testing
 
 from roger_trio import MemoryPersister, Persister
-from roger_trio._brokers.base import Broker, Message
+from roger_trio._brokers.base import Broker, Message, QueueSpec
 from roger_trio._brokers.embedded.open import Memory
 from roger_trio._control.controls import Controls
 from roger_trio._control.coordinator import Coordinator
 from roger_trio._control.waiting import EXECUTION_KEY, QUEUE
 from roger_trio._state import operations as op
+from roger_trio._state.broker_state import BrokerState
 from roger_trio._state.decisions import Decision
 from roger_trio._state.ledger import Ledger
 from roger_trio._state.store import Store
 from roger_trio._topology import PartitionNames, QueueNames
+from roger_trio.testing._wrapping import WrappingBroker
 from tests.unit.control.fakes import controls, identity, memory_broker
 
 Clock = trio.testing.MockClock
@@ -55,6 +57,12 @@ async def heard(inbox: str) -> bool:
     return True
 
 
+async def unwanted(inbox: str, request: int) -> bool:
+    """Say that nobody waits any more."""
+    await trio.lowlevel.checkpoint()
+    return False
+
+
 @contextlib.asynccontextmanager
 async def coordinating(
     broker: Broker,
@@ -62,7 +70,7 @@ async def coordinating(
     is_heard: Callable[[str], Awaitable[bool]] = heard,
 ) -> AsyncGenerator[Coordinator]:
     """Run a coordinator of the partition p."""
-    coordinator = Coordinator(broker, "", "p", Store(persister, "p"), is_heard)
+    coordinator = Coordinator(broker, "", "p", Store(persister, "p"), is_heard, unwanted)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(coordinator.run)
         await coordinator.declared.wait()
@@ -94,6 +102,32 @@ def start(job: str, attempt: str) -> op.Start:
     return op.Start(job, "default", None, "x", "here", "inbox.here", attempt=attempt)
 
 
+class Declared(WrappingBroker):
+    """A broker that notes what is declared together."""
+
+    def __init__(self, inner: Broker) -> None:
+        super().__init__(inner)
+        self.together: list[list[str]] = []
+
+    async def declare(self, queues: Sequence[QueueSpec], *, afresh: bool = False) -> frozenset[str]:
+        made = await super().declare(queues, afresh=afresh)
+        self.together.append([each.name for each in queues])
+        return made
+
+
+async def test_all_queues_of_a_partition_are_declared_at_once_before_it_is_asked() -> None:
+    """What a new queue has to be waited for is waited for once, not once for each."""
+    with trio.fail_after(10):
+        async with memory_broker() as inner:
+            for persister, state in (
+                (MemoryPersister(), []),
+                (BrokerState(inner, ""), ["p-.state"]),
+            ):
+                broker = Declared(inner)
+                async with coordinating(broker, persister):
+                    assert broker.together == [["p-.coordinator", "p-.waiting", *state]]
+
+
 async def test_it_answers_after_it_has_saved() -> None:
     """While the save is on its way nobody hears anything."""
     keeper, saving, may_save = Keeper(), trio.Event(), trio.Event()
@@ -119,6 +153,28 @@ async def test_it_answers_after_it_has_saved() -> None:
     assert keeper.saves == saves + 1
 
 
+async def test_a_command_that_was_not_saved_when_the_coordinator_died_comes_again() -> None:
+    """Also one that is not asked again: a release that is lost would leak its key for ever."""
+    keeper, saving = Keeper(), trio.Event()
+
+    async def hang() -> None:
+        saving.set()
+        await trio.sleep_forever()
+
+    with trio.fail_after(60):
+        async with memory_broker() as broker, controls(broker, identity()) as node:
+            with trio.CancelScope() as death:
+                async with coordinating(broker, keeper):
+                    assert await node.courier.ask("p", claim("j1", "k")) == op.Claimed()
+                    keeper.before_save = hang
+                    await node.courier.tell("p", op.Release("j1"))
+                    await saving.wait()
+                    death.cancel()
+            keeper.before_save = trio.lowlevel.checkpoint
+            async with coordinating(broker, keeper):
+                assert await node.courier.ask("p", op.ListKeys()) == op.Keys(())
+
+
 async def test_several_commands_share_one_save() -> None:
     """What comes in while one save is on its way is decided and saved together."""
     keeper = Keeper()
@@ -136,7 +192,7 @@ async def test_a_save_that_fails_ends_it_and_the_command_comes_again(
     keeper.failures = 1
     with trio.fail_after(60):
         async with memory_broker() as broker, controls(broker, identity()) as node:
-            coordinator = Coordinator(broker, "", "p", Store(keeper, "p"), heard)
+            coordinator = Coordinator(broker, "", "p", Store(keeper, "p"), heard, unwanted)
             answers: list[op.Answer] = []
 
             async def ask() -> None:
@@ -168,7 +224,9 @@ async def test_an_operation_that_cannot_be_decided_holds_up_nobody_else(
     monkeypatch.setattr(Ledger, "handle", fail)
     with trio.fail_after(600):
         async with memory_broker() as broker, controls(broker, identity()) as node:
-            coordinator = Coordinator(broker, "", "p", Store(MemoryPersister(), "p"), heard)
+            coordinator = Coordinator(
+                broker, "", "p", Store(MemoryPersister(), "p"), heard, unwanted
+            )
 
             async def run() -> None:
                 with pytest.raises(KeyError):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import AsyncGenerator
+
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
@@ -22,7 +25,7 @@ from roger_trio._state.operations import (
 )
 from roger_trio._topology import PartitionNames
 
-from .fakes import FakeCoordinator, controls, memory_broker
+from .fakes import Controls, FakeCoordinator, controls, memory_broker
 
 QUEUE = PartitionNames.of("", "p").coordinator
 
@@ -32,14 +35,21 @@ def claim(job: str, key: str = "", nonce: str = "") -> Claim:
     return Claim(job, key or job, "default", nonce or job, "inbox.x")
 
 
+@contextlib.asynccontextmanager
+async def conversation() -> AsyncGenerator[tuple[Controls, FakeCoordinator]]:
+    """Have one who asks, and a coordinator that answers."""
+    async with (
+        memory_broker() as broker,
+        controls(broker) as here,
+        FakeCoordinator(broker).running() as coordinator,
+    ):
+        yield here, coordinator
+
+
 async def test_an_operation_is_answered() -> None:
     """The answer is that of the coordinator; a second job finds the key held."""
     with trio.fail_after(10):
-        async with (
-            memory_broker() as broker,
-            controls(broker) as here,
-            FakeCoordinator(broker).running(),
-        ):
+        async with conversation() as (here, _):
             assert await here.courier.ask("p", claim("a", "k")) == Claimed()
             assert await here.courier.ask("p", claim("b", "k")) == HeldBy("a")
 
@@ -48,11 +58,7 @@ async def test_what_comes_up_meanwhile_goes_together() -> None:
     """A thousand tasks that ask at once need a handful of messages, and each gets its answer."""
     answers: dict[int, object] = {}
     with trio.fail_after(20):
-        async with (
-            memory_broker() as broker,
-            controls(broker) as here,
-            FakeCoordinator(broker).running() as coordinator,
-        ):
+        async with conversation() as (here, coordinator):
 
             async def ask(number: int) -> None:
                 key = f"key {number // 2}"
@@ -70,11 +76,7 @@ async def test_what_comes_up_meanwhile_goes_together() -> None:
 async def test_answers_come_back_in_order_around_one_way_operations() -> None:
     """Many at once, with operations without an answer in the same messages."""
     with trio.fail_after(20):
-        async with (
-            memory_broker() as broker,
-            controls(broker) as here,
-            FakeCoordinator(broker).running() as coordinator,
-        ):
+        async with conversation() as (here, coordinator):
             here.courier.tell_soon("p", Release("x"))
             claims = [claim(str(number), f"k{number % 700}") for number in range(1400)]
             answers = await here.courier.ask_many("p", claims)
@@ -88,11 +90,7 @@ async def test_answers_come_back_in_order_around_one_way_operations() -> None:
 async def test_messages_are_bounded_in_bytes() -> None:
     """Long keys make for shorter messages."""
     with trio.fail_after(20):
-        async with (
-            memory_broker() as broker,
-            controls(broker) as here,
-            FakeCoordinator(broker).running() as coordinator,
-        ):
+        async with conversation() as (here, coordinator):
             claims = [claim(str(number), f"{number} ".ljust(1000, "x")) for number in range(600)]
             assert await here.courier.ask_many("p", claims) == [Claimed()] * 600
     for batch in coordinator.batches:
@@ -102,11 +100,7 @@ async def test_messages_are_bounded_in_bytes() -> None:
 async def test_a_lost_answer_is_asked_for_again(autojump_clock: MockClock) -> None:
     """After two seconds, with the same operations; those given up meanwhile are not among them."""
     with trio.fail_after(60):
-        async with (
-            memory_broker() as broker,
-            controls(broker) as here,
-            FakeCoordinator(broker).running() as coordinator,
-        ):
+        async with conversation() as (here, coordinator):
             coordinator.losing = 2
             began = trio.current_time()
             async with trio.open_nursery() as nursery:
@@ -130,11 +124,7 @@ async def test_what_may_have_been_missed_is_asked_again_at_once(
 ) -> None:
     """An answer lost with the connection costs no wait once the bus hears again."""
     with trio.fail_after(60):
-        async with (
-            memory_broker() as broker,
-            controls(broker) as here,
-            FakeCoordinator(broker).running() as coordinator,
-        ):
+        async with conversation() as (here, coordinator):
             coordinator.losing = 1
             began = trio.current_time()
             async with trio.open_nursery() as nursery:
@@ -150,11 +140,7 @@ async def test_what_was_not_decided_is_asked_again_later(autojump_clock: MockClo
     """The answers beside it count, and it alone is sent again."""
     answers: list[object] = []
     with trio.fail_after(60):
-        async with (
-            memory_broker() as broker,
-            controls(broker) as here,
-            FakeCoordinator(broker).running() as coordinator,
-        ):
+        async with conversation() as (here, coordinator):
             coordinator.undecided.add(claim("a"))
 
             async def ask(job: str) -> None:
@@ -208,11 +194,7 @@ async def test_a_partition_that_never_ran(autojump_clock: MockClock) -> None:
 async def test_what_is_told_is_told_although_the_teller_is_cancelled() -> None:
     """`tell` that was given up goes all the same; an `ask` that did not leave yet does not."""
     with trio.fail_after(10):
-        async with (
-            memory_broker() as broker,
-            controls(broker) as here,
-            FakeCoordinator(broker).running() as coordinator,
-        ):
+        async with conversation() as (here, coordinator):
             with trio.CancelScope() as scope:
                 scope.cancel()
                 await here.courier.ask("p", claim("given up"))

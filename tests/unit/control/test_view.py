@@ -175,3 +175,21 @@ async def test_an_answer_that_waited_while_the_process_was_frozen_is_asked_anew(
         await view.sync()
     assert view.paused == {""}
     assert view.fresh_until > clock.now
+
+
+async def test_a_sync_on_its_way_does_not_answer_a_doubt_that_came_later() -> None:
+    """What was missed may have happened since the coordinator answered: it is asked again."""
+    coordinator = Coordinator()
+    view = await synced(coordinator)
+    coordinator.gate = trio.Event()
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            view.expire()
+            nursery.start_soon(view.sync)
+            await trio.testing.wait_all_tasks_blocked()
+            view.doubt()
+            nursery.start_soon(view.sync)
+            await trio.testing.wait_all_tasks_blocked()
+            coordinator.gate.set()
+    assert coordinator.asked == 3
+    assert view.fresh_until == math.inf

@@ -91,7 +91,7 @@ def test_the_form_of_messages() -> None:
         "kind": "commands",
         "inbox": "i",
         "batch": 7,
-        "ops": [["Start", "1", "q", None, "e", "n", "i", "", "", 0.0]],
+        "ops": [["Start", "1", "q", None, "e", "n", "i", "", "", 0.0, False]],
     }
     keys = Keys((HeldKey("k", "queue", "1", "q", 1.5, None, 0),))
     answers: list[Answer] = [Run(), Recorded((("n", "i"),)), keys]
@@ -103,7 +103,7 @@ def test_the_form_of_messages() -> None:
         "answers": [
             ["Run"],
             ["Recorded", [["n", "i"]]],
-            ["Keys", [["k", "queue", "1", "q", 1.5, None, 0]]],
+            ["Keys", [["k", "queue", "1", "q", 1.5, None, 0]], True],
         ],
     }
     assert orjson.loads(wire.encode(wire.EventMessage("p", QueuePaused(3, "q")))) == {
@@ -126,7 +126,7 @@ def test_a_whole_number_is_a_time_too() -> None:
         kind="answers",
         partition="p",
         batch=1,
-        answers=[["Keys", [["k", "queue", "1", "q", 1, None, 0]]]],
+        answers=[["Keys", [["k", "queue", "1", "q", 1, None, 0]], True]],
     )
     decoded = wire.decode(message)
     assert isinstance(decoded, wire.Answers)
@@ -169,7 +169,7 @@ def test_a_whole_number_is_a_time_too() -> None:
             "not a list of pairs",
         ),
         (
-            body(kind="answers", partition="p", batch=1, answers=[["Keys", ["k"]]]),
+            body(kind="answers", partition="p", batch=1, answers=[["Keys", ["k"], True]]),
             "not a list: 'k'",
         ),
     ],

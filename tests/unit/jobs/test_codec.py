@@ -243,6 +243,7 @@ WRONG_JSON = [
     (date, "2024-02-30", "value: expected a date (YYYY-MM-DD), got '2024-02-30'"),
     (time, "12:00", "value: expected a time (HH:MM:SS), got '12:00'"),
     (timedelta, "5", "value: expected a number, got '5'"),
+    (timedelta, 29999999999999.5, "value: expected a timedelta within 8589934592 s or without"),
     (timedelta, 1e300, "value: expected seconds in the range of a timedelta, got 1e+300"),
     (Decimal, "1_0", "value: expected a decimal number as text, got '1_0'"),
     (Decimal, 1.5, "value: expected a decimal number as text, got 1.5"),

@@ -8,9 +8,11 @@ from typing import Any, ClassVar
 import attrs
 import pytest
 
+import roger_trio as roger
 from roger_trio._errors import ConfigError
 from roger_trio._jobs.job import Job, JobOptions
 from roger_trio._jobs.registry import registry
+from tests.apps import crunching
 
 
 class Resize(
@@ -138,6 +140,41 @@ def test_a_plain_perform_runs_in_a_thread() -> None:
     assert not Resize.runs_in_thread
 
 
+def test_process_is_inherited_and_asks_for_a_plain_perform() -> None:
+    """A base class may set it for its jobs, one of which may set it back; no thread is meant."""
+
+    class Base(Job, process=True):
+        """Without perform: it is nothing that a process could run."""
+
+    assert not Base.runs_in_thread
+    with pytest.raises(ConfigError, match=r"process: expected a plain function.*got an async one"):
+
+        class Async(Base):
+            async def perform(self) -> None: ...
+
+    class Back(Base, process=False):
+        async def perform(self) -> None: ...
+
+    assert Base.options.process
+    assert not Back.options.process
+    assert crunching.Count.options.process
+    assert not crunching.Count.runs_in_thread
+
+
+def test_a_job_in_a_process_must_be_found_there() -> None:
+    """One that is local to a function is not defined by importing its module."""
+    rule = r"process: expected a job at the top level of its module.*got test_a_job.*<locals>\."
+    with pytest.raises(ConfigError, match=rule):
+
+        class Local(Job, process=True):
+            def perform(self) -> None: ...
+
+    with pytest.raises(ConfigError, match=rule):
+
+        @roger.job(process=True)
+        def local() -> None: ...
+
+
 @pytest.mark.parametrize(
     ("option", "value", "complaint"),
     [
@@ -148,6 +185,8 @@ def test_a_plain_perform_runs_in_a_thread() -> None:
         ("queue", "a\n", "1 to 64 letters, digits or '_', got 'a\\n'"),
         ("queue", None, "1 to 64 letters, digits or '_', got None"),
         ("retryable", 1, "True or False, got 1"),
+        ("process", 1, "True or False, got 1"),
+        ("process", True, "a plain function, as no Trio runs in there, got an async one"),
         ("max_execution_time", 0, "seconds above 0, or None, got 0"),
         ("max_execution_time", math.inf, "seconds above 0, or None, got inf"),
         ("max_execution_time", 10**400, "seconds above 0, or None, got 1000"),

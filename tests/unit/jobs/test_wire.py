@@ -13,6 +13,7 @@ from hypothesis import example, given, strategies as st
 from roger_trio._errors import InvalidJob
 from roger_trio._jobs import wire
 from roger_trio._jobs.envelope import Envelope
+from roger_trio._jobs.limits import MAX_VALUES
 from roger_trio._jobs.wire import NotAJob
 
 NOW = datetime(2024, 12, 31, 23, 59, 59, 500000, UTC)
@@ -21,6 +22,9 @@ OPTIONAL = (
     "queued_at",
     "retry_count",
     "deaths",
+    "edition",
+    "moves",
+    "orphaned",
     "queue_key",
     "execution_key",
     "max_execution_time",
@@ -45,13 +49,16 @@ envelopes = st.builds(
     args=st.dictionaries(texts, texts | st.integers(-(2**63), 2**64 - 1)),
     partition=st.just("myapp"),
     queue=st.just("default"),
-    queue_key=st.none() | texts,
-    execution_key=st.none() | texts,
+    queue_key=st.none() | names,
+    execution_key=st.none() | names,
     retry_count=counts,
     queued_at=st.datetimes(timezones=st.just(UTC)),
     max_execution_time=st.none() | st.floats(0, exclude_min=True, allow_infinity=False),
     redelivered=st.booleans(),
     deaths=counts,
+    edition=counts,
+    moves=counts,
+    orphaned=st.booleans(),
 )
 
 
@@ -116,12 +123,15 @@ def test_the_wire_form_is_as_documented() -> None:
         max_execution_time=60.0,
         redelivered=True,
         deaths=3,
+        edition=4,
+        moves=5,
+        orphaned=True,
     )
 
     assert wire.dump(envelope) == (
         b'{"roger":1,"id":"1","name":"app:f","args":{"a":1},'
-        b'"queued_at":"2024-12-31T23:59:59.500000+00:00","retry_count":2,"deaths":3,'
-        b'"queue_key":"q","execution_key":"e","max_execution_time":60.0}'
+        b'"queued_at":"2024-12-31T23:59:59.500000+00:00","retry_count":2,"deaths":3,"edition":4,'
+        b'"moves":5,"orphaned":true,"queue_key":"q","execution_key":"e","max_execution_time":60.0}'
     )
 
 
@@ -175,8 +185,13 @@ def test_queued_at_may_have_any_offset(text: str) -> None:
         ({"retry_count": 2**63}, "retry_count: expected an integer from 0 to 2147483647, got 922"),
         ({"retry_count": True}, "retry_count: expected an integer from 0 to 2147483647, got True"),
         ({"deaths": 1.0}, "deaths: expected an integer from 0 to 2147483647, got 1.0"),
+        ({"orphaned": 1}, "orphaned: expected true or false, got 1"),
+        ({"edition": "1"}, "edition: expected an integer from 0 to 2147483647, got '1'"),
+        ({"moves": None}, "moves: expected an integer from 0 to 2147483647, got None"),
         ({"queue_key": 1}, "queue_key: expected text or null, got 1"),
         ({"execution_key": []}, "execution_key: expected text or null, got []"),
+        ({"queue_key": ""}, "queue_key: expected text of 1 to 1000 bytes, or null, got ''"),
+        ({"execution_key": "é" * 501}, "execution_key: expected text of 1 to 1000 bytes, or null"),
         ({"max_execution_time": 0}, "max_execution_time: expected seconds above 0, or null, got 0"),
         ({"max_execution_time": True}, "max_execution_time: expected seconds above 0, or null"),
         ({"max_execution_time": "9"}, "max_execution_time: expected seconds above 0, or null"),
@@ -249,3 +264,15 @@ def test_arguments_that_are_not_json_are_refused_by_dump() -> None:
 
     with pytest.raises(InvalidJob, match=r"job app:f: cannot be written as JSON: Recursion limit"):
         wire.dump(attrs.evolve(envelope, args={"a": deep}))
+
+
+def test_more_values_than_are_read_are_refused_at_both_ends() -> None:
+    """Nobody can send what nobody takes; text that only looks like many values is one."""
+    few: list[Any] = [0] * (MAX_VALUES - 20)
+    text = "[,{" * MAX_VALUES
+    assert load(wire.dump(attrs.evolve(load_with(), args={"a": few, "b": text}))).args["a"] == few
+    many = [*few, *[0] * 20]
+    with pytest.raises(InvalidJob, match=r"job app:f: its arguments: expected at most 1000000"):
+        wire.dump(attrs.evolve(load_with(), args={"a": many}))
+    with pytest.raises(NotAJob, match=r"expected at most 1000000 JSON values, got more: keep"):
+        load_with(args={"a": many})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import orjson
 
 from roger_trio._state import changes
@@ -48,9 +50,9 @@ class Journaled:
         """Let a waiting job's delivery come in."""
         return self.keep(self.ledger.arrive(job, queue, key, self.now))
 
-    def expire(self) -> Decision:
-        """Forget what is old."""
-        return self.keep(self.ledger.expire(self.now))
+    def expire(self, held_for: float = math.inf) -> Decision:
+        """Forget what is old, so many seconds after all was loaded."""
+        return self.keep(self.ledger.expire(self.now, held_for))
 
     def keep(self, decision: Decision) -> Decision:
         """Save a decision's changes; compare with what they rebuild."""
@@ -65,7 +67,7 @@ class Journaled:
 
     def freed(self, key: str) -> dict[tuple[str, str], HeldKey]:
         """Free a key; return what was freed."""
-        return _by_key(self.ask(FreeKey(key)))
+        return _by_key(self.ask(FreeKey(key, "client", len(self.journal))))
 
     def holders(self) -> dict[str, str]:
         """Return the job that holds each key; keys of both kinds differ in these tests."""
@@ -91,6 +93,18 @@ def start(
     instead_of: str = "",
     attempt: str = "",
     born: float = 0.0,
+    to_forget: bool = False,
 ) -> Start:
     """Return a start on a node, whose inbox is named like it with ``@`` before it."""
-    return Start(job, "q", queue_key, execution_key, node, f"@{node}", instead_of, attempt, born)
+    return Start(
+        job,
+        "q",
+        queue_key,
+        execution_key,
+        node,
+        f"@{node}",
+        instead_of,
+        attempt,
+        born,
+        to_forget=to_forget,
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from roger_trio._state import controlling
 from roger_trio._state.operations import (
     Cancel,
     Claimed,
@@ -12,6 +13,8 @@ from roger_trio._state.operations import (
     Gone,
     HeldBy,
     JobForgotten,
+    Keys,
+    ListKeys,
     Published,
     PurgeKeyless,
     Release,
@@ -152,6 +155,21 @@ def test_a_dead_senders_claims_are_void(state: Journaled) -> None:
     assert state.holders() == {"k1": "1", "k3": "3"}
 
 
+def test_a_sender_that_was_out_of_reach_is_not_told_that_it_holds_a_voided_claim(
+    state: Journaled,
+) -> None:
+    """It asks again, as it missed the answer: by then another job may hold the key, or none."""
+    state.ask(claim("1"))
+    state.ask(Gone("client"))
+    assert state.ask(claim("1")) == Claimed()
+    assert state.holders() == {"k": "1"}
+    state.ask(Gone("client"))
+    assert state.ask(claim("2", inbox="another")) == Claimed()
+    assert state.ask(claim("1")) == HeldBy("2")
+    state.ask(Withdraw("1", "claim of 1"))
+    assert state.holders() == {"k": "2"}
+
+
 def test_a_start_takes_a_key_that_nobody_holds(state: Journaled) -> None:
     """A job that was published by one that died before it could say so gets its key back."""
     assert state.ask(start("1", "k", None)) == Run()
@@ -235,15 +253,50 @@ def test_a_key_freed_by_hand_does_not_cost_the_job(state: Journaled) -> None:
     assert state.holders() == {"k": "2", "e": "2"}
 
 
+def test_a_job_whose_key_was_freed_by_hand_is_not_lost_however_long_it_queues(
+    state: Journaled,
+) -> None:
+    """It starts without its key a day later, though another job holds that."""
+    published(state, "1")
+    state.freed("k")
+    published(state, "2")
+    state.now += 86_400
+    state.expire()
+    assert state.ask(start("1", "k", None)) == Run()
+    assert state.ask(claim("3")) == HeldBy("2")
+
+
+def test_many_keys_are_told_in_pieces_that_lose_none(
+    state: Journaled, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever was taken at one moment stays together; a freed key costs no other."""
+    monkeypatch.setattr(controlling, "KEYS_PER_ANSWER", 3)
+    for number in range(10):
+        state.now = 1_000.0 + number // 4  # four at a time
+        published(state, f"q{number}", f"k{number}")
+        state.ask(start(f"e{number}", None, f"e{number}"))
+    told: list[str] = []
+    answer = state.ask(ListKeys())
+    while True:
+        assert isinstance(answer, Keys)
+        told += [each.key for each in answer.keys]
+        if answer.is_all:
+            break
+        assert 0 < len(answer.keys) <= 8
+        state.freed(told[0])
+        answer = state.ask(ListKeys(answer.keys[-1].since))
+    assert sorted(told) == sorted([f"{kind}{number}" for kind in "ke" for number in range(10)])
+
+
 def test_a_queue_with_keys_is_not_purged_at_once(state: Journaled) -> None:
     """Jobs with keys have to be released one by one; without them the queue may be purged."""
     published(state, "1")
-    decision = state.decide(PurgeKeyless("q"))
+    decision = state.decide(PurgeKeyless("q", "client", 1))
     assert decision.purge is None
     assert decision.answer is not None
-    assert state.decide(PurgeKeyless("other")).purge == "other"
+    assert state.decide(PurgeKeyless("other", "client", 2)).purge == "other"
     state.ask(Release("1"))
-    decision = state.decide(PurgeKeyless("q"))
+    decision = state.decide(PurgeKeyless("q", "client", 3))
     assert (decision.purge, decision.answer) == ("q", None)
 
 

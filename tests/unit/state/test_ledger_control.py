@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from roger_trio._state import cancellations
@@ -15,20 +17,26 @@ from roger_trio._state.operations import (
     Elsewhere,
     Finished,
     First,
+    FreeKey,
     Fresh,
     Gone,
     HeldBy,
     JobCancelled,
     JobForgotten,
+    Keys,
     Leave,
     ListPaused,
     Pause,
     PausedQueues,
     Published,
+    Purged,
+    PurgeKeyless,
+    PurgeWaiting,
     QueuePaused,
     QueueResumed,
     Recorded,
     Release,
+    ReplayClaim,
     Resume,
     Run,
     Start,
@@ -52,14 +60,17 @@ def state() -> Journaled:
     return state
 
 
-def cancel(job: str, request: int = 1) -> Cancel:
-    """Return a client's cancel."""
-    return Cancel(job, "client", request)
+requests = itertools.count(100)
+
+
+def cancel(job: str, request: int | None = None) -> Cancel:
+    """Return a client's cancel; a new one, unless its number is given."""
+    return Cancel(job, "client", next(requests) if request is None else request)
 
 
 def test_a_cancelled_job_is_not_started(state: Journaled) -> None:
     """All nodes are told, and whoever meets it hears that it is cancelled."""
-    decision = state.decide(cancel("1"))
+    decision = state.decide(cancel("1", 1))
     assert decision.answer == Recorded(MEMBERS)
     assert decision.events == (JobCancelled(1, "1", "client", 1),)
     assert state.ask(start("1")) == Cancelled()
@@ -70,9 +81,10 @@ def test_a_cancelled_job_is_not_started(state: Journaled) -> None:
 def test_nodes_are_told_again_of_a_repeated_cancel(state: Journaled) -> None:
     """They have to answer it, though nothing has changed."""
     state.ask(cancel("1"))
-    decision = state.decide(cancel("1", 2))
-    assert decision.changes == ()
-    assert decision.events == (JobCancelled(1, "1", "client", 2),)
+    for _ in range(2):
+        decision = state.decide(cancel("1", 2))
+        assert decision.answer == Recorded(MEMBERS)
+        assert decision.events == (JobCancelled(1, "1", "client", 2),)
 
 
 def test_a_cancelled_queued_job_frees_its_keys_at_once(state: Journaled) -> None:
@@ -123,11 +135,11 @@ def test_a_copy_of_a_job_that_is_being_stopped_is_not_concluded_beside_it(
     state: Journaled,
 ) -> None:
     """Its keys are freed when it has ended where it runs, not when a copy of it is met."""
-    state.ask(start("1", node="a"))
+    state.ask(start("1", node="a", attempt="first"))
     state.ask(cancel("1"))
-    assert state.ask(start("1", node="b")) == Elsewhere("a", "@a")
+    assert state.ask(start("1", node="b")) == Elsewhere("a", "@a", "first")
     state.ask(Conclude("1", "@a", "x"))
-    assert state.ask(start("1", node="b", instead_of="@a")) == Finished()
+    assert state.ask(start("1", node="b", instead_of="first")) == Finished()
 
 
 def test_only_the_first_conclusion_calls_on_cancel(state: Journaled) -> None:
@@ -146,7 +158,8 @@ def test_a_job_that_ended_is_not_cancelled(state: Journaled) -> None:
     state.ask(start("1"))
     state.ask(Release("1"))
     decision = state.decide(cancel("1"))
-    assert (decision.answer, decision.changes, decision.events) == (Finished(), (), ())
+    assert (decision.answer, decision.events) == (Finished(), ())
+    assert state.ask(Sync("a", "@a", "host")) == Synced(0, (), ())
     assert state.ask(Conclude("1", "@a", "x")) == First(is_first=False)
 
 
@@ -220,7 +233,7 @@ def test_the_oldest_cancellations_go_when_there_are_too_many(
     monkeypatch.setattr(cancellations, "MAX_CONCLUDED", 1)
     for job in ("1", "2"):
         state.ask(cancel(job))
-    decision = state.decide(cancel("3"))
+    decision = state.decide(cancel("3", 1))
     assert decision.events == (JobCancelled(3, "3", "client", 1), JobForgotten(4, "1"))
     state.ask(Conclude("2", "@a", "x"))
     assert state.decide(Conclude("3", "@a", "x")).events == (JobForgotten(5, "2"),)
@@ -237,6 +250,60 @@ def test_a_pause_is_remembered_and_told(state: Journaled) -> None:
     assert state.decide(Resume("q", "client", 4)).events == (QueueResumed(3, "q", "client", 4),)
     assert state.decide(Resume("q", "client", 5)).events == (QueueResumed(3, "q", "client", 5),)
     assert state.ask(ListPaused()) == PausedQueues(("a",))
+
+
+def test_what_is_sent_again_undoes_nothing_that_came_after_it(state: Journaled) -> None:
+    """The next coordinator gets commands again that were answered, and acted on, long before."""
+    paused, resumed = Pause("q", "client", 1), Resume("q", "client", 2)
+    state.ask(paused)
+    state.ask(resumed)
+    decision = state.decide(paused)
+    assert (decision.answer, decision.changes, decision.events) == (Recorded(MEMBERS), (), ())
+    state.ask(Pause("q", "client", 3))
+    decision = state.decide(resumed)
+    assert (decision.answer, decision.changes, decision.events) == (Recorded(MEMBERS), (), ())
+    assert state.ask(ListPaused()) == PausedQueues(("q",))
+
+
+@pytest.mark.parametrize("is_over", [False, True])
+def test_a_cancel_sent_again_does_not_cancel_the_job_that_was_replayed_since(
+    state: Journaled, is_over: bool
+) -> None:
+    """Whether it was cancelled then, or had ended."""
+    state.ask(start("1"))
+    if is_over:
+        state.ask(Release("1"))
+    state.ask(cancel("1", 1))
+    state.ask(ReplayClaim("1", None, "q", "r", "client"))
+    decision = state.decide(cancel("1", 1))
+    assert (decision.answer, decision.changes, decision.events) == (Recorded(MEMBERS), (), ())
+    assert state.ask(start("1")) == Run()
+
+
+def test_a_key_freed_by_hand_is_not_taken_from_the_next_job(state: Journaled) -> None:
+    """The command is sent again after another job has taken the key."""
+    state.ask(claim("1"))
+    free = FreeKey("k", "client", 1)
+    state.ask(free)
+    state.ask(claim("2"))
+    decision = state.decide(free)
+    assert (decision.answer, decision.changes) == (Keys(()), ())
+    assert state.holders() == {"k": "2"}
+
+
+def test_a_purge_sent_again_deletes_nothing_that_was_enqueued_since(state: Journaled) -> None:
+    """Neither what waits for a key nor what is in the queue."""
+    waiting, keyless = PurgeWaiting("q", "client", 1), PurgeKeyless("q", "client", 1)
+    assert state.decide(keyless).purge == "q"
+    assert state.ask(waiting) == Purged(0)
+    state.ask(start("1"))
+    state.ask(start("2"))
+    assert state.ask(waiting) == Purged(None)
+    assert state.keys()["execution", "e"].waiting == 1
+    state.ask(Release("1"))
+    state.ask(Release("2"))
+    decision = state.decide(keyless)
+    assert (decision.answer, decision.purge) == (Purged(None), None)
 
 
 def test_pauses_and_cancellations_survive_a_new_broker(state: Journaled) -> None:

@@ -6,8 +6,6 @@ only what commands say, some of them twice. At the end all is performed, and not
 
 from __future__ import annotations
 
-from typing import Any
-
 import attrs
 from hypothesis import Phase, settings, strategies as st
 from hypothesis.stateful import (
@@ -32,6 +30,8 @@ from roger_trio._state.operations import (
     Elsewhere,
     Finished,
     First,
+    FreeKey,
+    Fresh,
     Gone,
     HeldBy,
     Keys,
@@ -41,6 +41,8 @@ from roger_trio._state.operations import (
     Pause,
     PausedQueues,
     Published,
+    Purged,
+    PurgeWaiting,
     Recorded,
     Release,
     ReplayClaim,
@@ -71,7 +73,12 @@ class Model:
     is_confirmed: bool = True
     is_over: bool = False
     is_cancelled: bool = False
-    performed: int = 0
+    is_waived: bool = False
+    """Whether its queue key was freed by hand."""
+    is_let_go: bool = False
+    """Whether its execution key was, while it ran."""
+    is_known_over: bool = False
+    """Whether the ledger knows that it was performed."""
     concluded: int = 0
 
 
@@ -107,10 +114,14 @@ class World(RuleBasedStateMachine):
 
     # The coordinator...
 
+    def number(self) -> int:
+        """Return a number that was not used before."""
+        self.count += 1
+        return self.count
+
     def new(self, what: str) -> str:
         """Return a name that was not used before."""
-        self.count += 1
-        return f"{what}{self.count}"
+        return f"{what}{self.number()}"
 
     def ask(self, operation: Operation) -> Answer | None:
         """Have the ledger decide; save, and do what it says."""
@@ -227,19 +238,31 @@ class World(RuleBasedStateMachine):
                 self.ask(Gone(f"inbox of {job.id}"))
                 job.is_over = True
 
-    @rule(pick=picks)
+    @rule(pick=picks, is_confirmed=st.booleans())
     @precondition(lambda self: self.buried)
-    def replay(self, pick: int) -> None:
-        """A buried job is enqueued again."""
+    def replay(self, pick: int, is_confirmed: bool) -> None:
+        """A buried job is enqueued again, or stays buried."""
         job = self.buried.pop(pick % len(self.buried))
         nonce = self.new("n")
+        if not (is_confirmed or job in self.copies()):
+            self.ask(ReplayClaim(job.id, job.queue_key, "q", nonce, "client"))
+            self.ask(Withdraw(job.id, nonce))
+            self.buried.append(job)
+            return
         answer = self.ask(ReplayClaim(job.id, job.queue_key, "q", nonce, "client"))
         if answer == Claimed():
-            job.is_over = job.is_cancelled = False
+            job.is_over = job.is_cancelled = job.is_waived = False
             job.concluded = 0
             self.queued.append(job)
             self.ask(Published(job.id, nonce))
-            self.unacked.clear()  # a cancel that came again after it would be a new one
+
+    @rule(pick=picks)
+    @precondition(lambda self: self.queued)
+    def send_again(self, pick: int) -> None:
+        """A confirmation is lost, and a job is in its queue twice."""
+        job = self.queued[pick % len(self.queued)]
+        if self.has_keys(job) and job.is_confirmed:
+            self.queued.append(job)
 
     # Performers...
 
@@ -248,9 +271,6 @@ class World(RuleBasedStateMachine):
     def deliver(self, pick: int, node: str, dies: bool) -> None:
         """A node meets a job; it may die before it has settled a delivery that ends at once."""
         job = self.queued.pop(pick % len(self.queued))
-        if any(attempt.job is job and attempt.node == node for attempt in self.running):
-            self.queued.append(job)  # the node itself knows
-            return
         if self.begin(job, node, dies=dies) and dies:
             self.queued.append(job)
 
@@ -262,7 +282,7 @@ class World(RuleBasedStateMachine):
             if any(other.job is job for other in self.running):
                 self.queued.append(job)
                 return False
-            answer = self.ask(self.question(job, node, attempt, answer.inbox))
+            answer = self.ask(self.question(job, node, attempt, answer.attempt))
         match answer:
             case Run():
                 self.run(Attempt(attempt, job, node))
@@ -290,6 +310,7 @@ class World(RuleBasedStateMachine):
     def run(self, attempt: Attempt) -> None:
         """A job starts: none that must not run beside it does."""
         job = attempt.job
+        job.is_let_go = False
         assert not (job.is_cancelled and self.has_keys(job)), "a cancelled job was started"
         self.stop_waiting(job)
         if self.has_keys(job):
@@ -297,7 +318,8 @@ class World(RuleBasedStateMachine):
             assert all(other.job is not job for other in self.running), "it runs already"
         for other in self.running:
             both = {other.job.execution_key, job.execution_key}
-            assert len(both) > 1 or None in both, "two run with one execution key"
+            is_alone = len(both) > 1 or None in both or other.job.is_let_go
+            assert is_alone, "two run with one execution key"
         self.running.append(attempt)
 
     @rule(
@@ -320,8 +342,7 @@ class World(RuleBasedStateMachine):
             self.tell_end(Requeue(job.id, attempt.id), job)
             dies = False  # then there are two copies of a job that is not over: performed twice
         else:
-            job.performed += 1
-            job.is_over = True
+            job.is_over = job.is_known_over = True
             self.tell_end(Release(job.id, attempt.id), job)
             if how == "buried" and job.is_confirmed and not dies:
                 self.buried.append(job)
@@ -358,9 +379,9 @@ class World(RuleBasedStateMachine):
     def cancel(self, pick: int) -> None:
         """Somebody cancels a job, in whatever state it is."""
         job = list(self.jobs.values())[pick % len(self.jobs)]
-        if not (self.is_alive(job) or (job.performed and self.has_keys(job))):
+        if not (self.is_alive(job) or (job.is_known_over and self.has_keys(job))):
             return  # nodes remember the ends of plain jobs, not the ledger
-        answer = self.ask(Cancel(job.id, "client", 1))
+        answer = self.ask(Cancel(job.id, "client", self.number()))
         if isinstance(answer, Recorded):
             job.is_cancelled = True
             if job not in [attempt.job for attempt in self.running]:
@@ -368,16 +389,69 @@ class World(RuleBasedStateMachine):
         else:
             assert job.is_over
 
+    @rule(key=st.sampled_from(["k1", "k2", "e1", "e2"]))
+    def free_key(self, key: str) -> None:
+        """A key is freed by hand: whoever held it goes on without it."""
+        holder = {each.key: self.jobs[each.job] for each in self.listed().keys}.get(key)
+        if holder is None:
+            return
+        if key == holder.queue_key:
+            holder.is_waived = True
+        elif any(attempt.job is holder for attempt in self.running):
+            holder.is_let_go = True
+        freed = self.ask(FreeKey(key, "client", self.number()))
+        assert isinstance(freed, Keys)
+        assert [each.job for each in freed.keys] == [holder.id]
+
+    @rule()
+    def purge_waiting(self) -> None:
+        """The jobs that wait for an execution key are deleted."""
+        waiting = {job for order in self.orders.values() for job in order}
+        for job in waiting:
+            self.jobs[job].is_over = True
+        assert self.ask(PurgeWaiting("q", "client", self.number())) == Purged(len(waiting))
+        assert not any(self.orders.values())
+
+    @rule(pick=picks)
+    def begin_afresh(self, pick: int) -> None:
+        """Now and then the broker loses all that it had."""
+        if pick % 4:
+            return
+        for job in [*self.copies(), *(job for job, _ in self.claims)]:
+            job.is_over, job.is_cancelled = True, job.concluded > 0
+        for each in (self.queued, self.parked, self.held, self.running, self.claims, self.buried):
+            each.clear()
+        for order in self.orders.values():
+            order.clear()
+        self.unacked.clear()
+        self.forget_ends()
+        self.now += 1
+        self.ask(Fresh(self.now))
+        assert self.listed() == Keys(())
+
+    def forget_ends(self) -> None:
+        """The ledger does not know any more which jobs are over."""
+        for job in self.jobs.values():
+            job.is_known_over = False
+
+    @rule()
+    @precondition(lambda self: not any(job.is_over for job in self.copies()))
+    def forget(self) -> None:
+        """Ten minutes pass; whatever comes again has done so by then."""
+        self.unacked.clear()
+        self.now += 700
+        self.forget_ends()
+        self.follow(self.ledger.expire(self.now, 700))
+
     @rule(queue=st.sampled_from(["q", "r"]), is_paused=st.booleans())
     def pause(self, queue: str, is_paused: bool) -> None:
         """A queue is paused or resumed."""
         if is_paused:
-            self.ask(Pause(queue, "client", 1))
+            self.ask(Pause(queue, "client", self.number()))
             self.paused.add(queue)
         else:
-            self.ask(Resume(queue, "client", 1))
+            self.ask(Resume(queue, "client", self.number()))
             self.paused.discard(queue)
-        self.unacked.clear()
 
     # What always holds...
 
@@ -389,11 +463,14 @@ class World(RuleBasedStateMachine):
         """Whether a job is about to be published, or lives."""
         return self.is_alive(job) or any(job is claimed for claimed, _ in self.claims)
 
+    def copies(self) -> list[Model]:
+        """Return the job of each delivery there is."""
+        running = [attempt.job for attempt in self.running]
+        return [*self.queued, *self.parked, *self.held, *running]
+
     def is_alive(self, job: Model) -> bool:
         """Whether a copy of a job is left that is to be performed."""
-        copies: list[Any] = [*self.queued, *self.parked, *self.held]
-        copies += [attempt.job for attempt in self.running]
-        return not job.is_over and job in copies
+        return not job.is_over and job in self.copies()
 
     def listed(self) -> Keys:
         """Return the keys that are held."""
@@ -417,15 +494,18 @@ class World(RuleBasedStateMachine):
         held = {(key.kind, key.key): key.job for key in self.listed().keys}
         for attempt in self.running:
             job = attempt.job
-            assert job.queue_key is None or held["queue", job.queue_key] == job.id
-            assert job.execution_key is None or held["execution", job.execution_key] == job.id
+            if job.queue_key is not None and not job.is_waived:
+                assert held["queue", job.queue_key] == job.id
+            if job.execution_key is not None and not job.is_let_go:
+                assert held["execution", job.execution_key] == job.id
 
     @invariant()
     def confirmed_jobs_hold_their_queue_keys(self) -> None:
         """What was enqueued holds its key until it is over or cancelled."""
         held = {key.key: key.job for key in self.listed().keys if key.kind == "queue"}
         for job in self.jobs.values():
-            if job.queue_key and job.is_confirmed and not (job.is_over or job.is_cancelled):
+            is_without = job.is_over or job.is_cancelled or job.is_waived
+            if job.queue_key and job.is_confirmed and not is_without:
                 assert held[job.queue_key] == job.id
 
     @invariant()
@@ -472,7 +552,7 @@ class World(RuleBasedStateMachine):
 
 # Not shrunk: that takes minutes, and the steps that failed are printed anyway.
 World.TestCase.settings = settings(
-    max_examples=60,
+    max_examples=100,
     stateful_step_count=40,
     deadline=None,
     phases=(Phase.explicit, Phase.generate),

@@ -80,7 +80,7 @@ def test_a_late_requeue_does_not_free_the_next_attempt(state: Journaled) -> None
 def test_a_requeue_that_comes_after_the_next_start_frees_nothing(state: Journaled) -> None:
     """The same node may meet a job again before its requeue has been heard."""
     state.ask(start("1", attempt="first"))
-    assert state.ask(start("1", attempt="second")) == Run()
+    assert state.ask(start("1", attempt="second", instead_of="first")) == Run()
     assert state.decide(Requeue("1", "first")).changes == ()
     assert state.holders() == {"e": "1"}
 
@@ -111,10 +111,20 @@ def test_a_requeue_of_a_waiting_job_keeps_its_place(state: Journaled) -> None:
 
 def test_a_job_that_runs_elsewhere_is_not_started_twice(state: Journaled) -> None:
     """It is started only once it was found not to run there."""
-    state.ask(start("1", node="a"))
-    assert state.ask(start("1", node="b")) == Elsewhere("a", "@a")
-    assert state.ask(start("1", node="b", instead_of="@a")) == Run()
-    assert state.ask(start("1", node="a")) == Elsewhere("b", "@b")
+    state.ask(start("1", node="a", attempt="first"))
+    assert state.ask(start("1", node="b", attempt="2")) == Elsewhere("a", "@a", "first")
+    assert state.ask(start("1", node="b", attempt="2", instead_of="first")) == Run()
+    assert state.ask(start("1", node="a", attempt="3")) == Elsewhere("b", "@b", "2")
+
+
+def test_two_copies_of_a_job_do_not_run_at_once_on_one_node(state: Journaled) -> None:
+    """Nor does a third one run in place of the first, where the second does so already."""
+    assert state.ask(start("1", attempt="first")) == Run()
+    assert state.ask(start("1", attempt="2")) == Elsewhere("a", "@a", "first")
+    assert state.ask(start("1", attempt="2", instead_of="first")) == Run()
+    third = start("1", attempt="3", instead_of="first")
+    assert state.ask(third) == Elsewhere("a", "@a", "2")
+    assert state.decide(start("1", attempt="2", instead_of="first")).changes == ()
 
 
 @pytest.mark.parametrize("end", [Leave("@a"), Gone("@a")])
@@ -133,6 +143,16 @@ def test_an_ended_job_never_starts_again(state: Journaled) -> None:
     state.ask(Release("1"))
     assert state.ask(start("1")) == Finished()
     assert state.holders() == {}
+
+
+def test_an_id_can_be_used_again_at_once(state: Journaled) -> None:
+    """Also where nobody knows when the job that ended was enqueued: not after its end."""
+    state.ask(Release("1"))
+    assert state.ask(start("1", born=state.now - 1)) == Finished()
+    assert state.ask(start("1", born=state.now + 1)) == Run()
+    state.ask(Conclude("2", "@a", "x"))
+    assert state.ask(start("2", None, None, born=state.now - 1)) == Finished()
+    assert state.ask(start("2", None, None, born=state.now + 1)) == Run()
 
 
 def test_waiting_deliveries_are_held_until_their_turn(state: Journaled) -> None:
@@ -199,9 +219,9 @@ def test_a_queue_with_a_waiting_job_is_not_purged_at_once(state: Journaled) -> N
     state.ask(start("1"))
     state.ask(start("2"))
     state.ask(Release("1"))
-    assert state.ask(PurgeKeyless("q")) == Purged(None)
+    assert state.ask(PurgeKeyless("q", "client", 1)) == Purged(None)
     state.ask(Release("2"))
-    assert state.decide(PurgeKeyless("q")).purge == "q"
+    assert state.decide(PurgeKeyless("q", "client", 2)).purge == "q"
 
 
 def test_a_job_without_keys_leaves_no_trace(state: Journaled) -> None:
@@ -218,6 +238,21 @@ def test_tombstones_go_after_a_while(state: Journaled) -> None:
     state.now += 1
     assert state.expire().changes != ()
     assert state.ask(start("1")) == Run()
+
+
+def test_what_looks_old_to_another_clock_is_kept(state: Journaled) -> None:
+    """A coordinator whose clock is an hour ahead forgets nothing in its first ten minutes."""
+    state.ask(start("1", "k", attempt="first"))
+    state.ask(Release("1", "first", 7.0))
+    state.ask(Cancel("2", "client", 1))
+    state.ask(Conclude("2", "@a", "x"))
+    state.now += 3601
+    for held_for in (0.0, 599.0):
+        assert state.expire(held_for).changes == ()
+    assert state.ask(start("1", "k", attempt="copy")) == Finished()
+    assert state.expire(600.0).events == ()
+    assert state.ask(start("1", "k", attempt="copy")) == Run()
+    assert state.expire(3600.0).events != ()
 
 
 def test_a_new_broker_has_no_jobs(state: Journaled) -> None:
@@ -284,7 +319,41 @@ def test_a_repeated_start_of_a_duplicate_takes_nothing(state: Journaled) -> None
 def test_a_superseded_attempt_takes_nothing_back(state: Journaled) -> None:
     """When a job was started again, a late start of its lost delivery is settled."""
     state.ask(start("1", node="a", attempt="lost"))
-    state.ask(start("1", node="b", attempt="second", instead_of="@a"))
+    state.ask(start("1", node="b", attempt="second", instead_of="lost"))
     state.ask(Requeue("1", "second"))
     assert state.ask(start("1", node="a", attempt="lost")) == Finished()
     assert state.holders() == {}
+
+
+def test_an_old_copy_of_a_job_whose_turn_it_is_does_not_take_its_turn(state: Journaled) -> None:
+    """What was settled as the job began to wait came back, when the job was just sent on."""
+    state.ask(start("1", attempt="first"))
+    state.ask(start("2", "k", attempt="waits"))
+    state.ask(start("3", attempt="waits, too"))
+    assert state.decide(Release("1", "first")).moves == (Forward("2"),)
+    old = state.decide(start("2", "k", attempt="old", to_forget=True))
+    assert (old.answer, old.changes, old.moves) == (Finished(), (), ())
+    assert state.ask(start("2", "k", attempt="forwarded")) == Run()
+    assert state.holders() == {"k": "2", "e": "2"}
+
+
+def test_an_old_copy_of_a_waiting_job_changes_nothing(state: Journaled) -> None:
+    """It neither waits a second time nor loses its place, and claims no key that is free."""
+    state.ask(start("1"))
+    state.ask(start("2"))
+    for key in ("e", "free"):
+        old = state.decide(start("2", "k", key, attempt=f"old {key}", to_forget=True))
+        assert (old.answer, old.changes, old.moves) == (Finished(), (), ())
+
+
+def test_an_old_copy_frees_what_a_lost_attempt_took(state: Journaled) -> None:
+    """It takes that over, without a turn of its own, once it was found not to run any more."""
+    state.ask(start("1", "k", node="b", attempt="lost"))
+    state.ask(start("2"))
+    old = start("1", "k", attempt="old", to_forget=True)
+    assert state.ask(old) == Elsewhere("b", "@b", "lost")
+    old = start("1", "k", attempt="old", instead_of="lost", to_forget=True)
+    assert state.ask(old) == Run()
+    assert state.decide(Requeue("1", "lost")).changes == ()
+    assert state.decide(Requeue("1", "old")).moves == (Forward("2"),)
+    assert state.holders() == {"k": "1", "e": "2"}

@@ -225,6 +225,23 @@ async def test_damage_is_set_aside(
     assert len(caplog.records) == 1
 
 
+async def test_damage_is_not_set_aside_again_and_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The next save repairs it, also where nothing has changed: a partition may be idle."""
+    store = Store(FilePersister(tmp_path), "p")
+    await claim(store, await store.load(), 1)
+    store.close()
+    [path] = _files(tmp_path, "*.state")
+    path.write_bytes(path.read_bytes() + b"rubbish\n")
+    for _ in range(3):
+        store = Store(FilePersister(tmp_path), "p")
+        await store.save(await store.load(), ())
+        store.close()
+    assert len(caplog.records) == 1
+    assert len(_files(tmp_path, "*.damaged-*")) == 1
+
+
 async def test_damage_that_cannot_be_set_aside(caplog: pytest.LogCaptureFixture) -> None:
     """The ERROR tells how much of it there was."""
     assert await Store(Plain(b"\x00" * 1234), "p").load() == Ledger()

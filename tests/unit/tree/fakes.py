@@ -27,12 +27,15 @@ from roger_trio._control.gathering import Asker
 from roger_trio._control.view import View
 from roger_trio._jobs import wire
 from roger_trio._jobs.codec import encode_args
+from roger_trio._jobs.copies import Copy
 from roger_trio._jobs.job import Job
 from roger_trio._state import operations as op
 from roger_trio._topology import PartitionNames, QueueNames
 from roger_trio._tree.control import Control
 from roger_trio._tree.membership import Membership
-from roger_trio._tree.worker import Worker, WorkerSettings
+from roger_trio._tree.process_pool import ProcessPool
+from roger_trio._tree.settings import WorkerSettings
+from roger_trio._tree.worker import Worker
 
 NAMES = QueueNames.of("", "myapp", "default")
 _ids = itertools.count(1)
@@ -141,9 +144,14 @@ class FakeChannel:
         self.everything.append(subscription)
         self.broker.pump()
 
-    async def unsubscribe(self) -> None:
+    async def unsubscribe(self) -> Sequence[Any]:
         await trio.lowlevel.checkpoint()
         self.subscriptions.clear()
+        return ()
+
+    async def wait_settled(self) -> Sequence[Any]:
+        await trio.lowlevel.checkpoint()
+        return ()
 
     async def wait_interrupted(self) -> NoReturn:
         await self.is_interrupted.wait()
@@ -239,6 +247,17 @@ class FakeBroker:
             self.put(queue, Message(wire.dump(each), each.id))
         return [each.id for each in envelopes]
 
+    def send_again(self, copy: Copy, queue: str = NAMES.work) -> None:
+        """Have a copy of a job come back, as if its settlement had never arrived."""
+        envelope = make_envelope(
+            id=copy.job,
+            queued_at=copy.queued_at,
+            retry_count=copy.retry_count,
+            edition=copy.edition,
+        )
+        self.queues[queue].appendleft((Message(wire.dump(envelope), envelope.id), True))
+        self.pump()
+
     def ready(self, queue: str | None = None) -> list[str]:
         """Name what waits for delivery, in one queue or in the two that are consumed."""
         queues = (NAMES.work, NAMES.redelivered) if queue is None else (queue,)
@@ -294,10 +313,32 @@ def make_worker(broker: FakeBroker, queue: str = "default", **options: Any) -> W
         "callbacks": roger.Callbacks(),
         "retry_levels": (1.0,),
         "max_deliveries": 5,
+        "processes": ProcessPool(1),
         "max_buried": None,
         **options,
     }
     return Worker(WorkerSettings(**settings))
+
+
+class FakeOrigin:
+    """Brings deliveries, and notes what it is told of them."""
+
+    def __init__(self) -> None:
+        self.held: list[object] = []
+        self.settled: list[object] = []
+
+    async def flush(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+    def hold(self, job: object) -> None:
+        self.held.append(job)
+
+    def let_go(self, job: object) -> None:
+        if job in self.held:
+            self.held.remove(job)
+
+    def note_settled(self, done: object) -> None:
+        self.settled.append(done)
 
 
 def make_control(desk: Desk | None = None) -> Control:
@@ -339,6 +380,11 @@ class Desk:
         self.synced = op.Synced(0, (), ())
         self.answers: list[op.Answer] = []
         """What to answer; then: `Run`."""
+        self.mates: list[str] = []
+        self.given_up: set[str] = set()
+        self.fate = "absent"
+        """What another node answers."""
+        self.questions: list[Mapping[str, Any]] = []
 
     async def sync(self) -> op.Synced:
         await trio.lowlevel.checkpoint()
@@ -358,11 +404,22 @@ class Desk:
         await trio.lowlevel.checkpoint()
         self.told.extend(operations)
 
+    async def find_mates(self, partition: str) -> Sequence[str]:
+        await trio.lowlevel.checkpoint()
+        return self.mates
+
+    def is_dead(self, inbox: str) -> bool:
+        return True
+
+    def is_given_up(self, inbox: str) -> bool:
+        return inbox in self.given_up
+
     async def ask_inbox(
         self, inbox: str, question: Mapping[str, Any], *, timeout: float
     ) -> Mapping[str, Any]:
         await trio.lowlevel.checkpoint()
-        return {"ended": True}
+        self.questions.append(question)
+        return {"ended": True, "fate": self.fate}
 
     def reply_soon(self, asker: Asker, reply: Mapping[str, Any]) -> None:
         self.replies.append((asker, reply))

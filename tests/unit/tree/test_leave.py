@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import attrs
@@ -11,7 +11,8 @@ import trio
 import trio.testing
 
 import roger_trio as roger
-from roger_trio._brokers.base import Message
+from roger_trio._brokers.base import Message, PublishRefused
+from roger_trio._control.gathering import NobodyListens, NoReply
 from roger_trio._control.waiting import EXECUTION_KEY, QUEUE
 from roger_trio._jobs import wire
 from roger_trio._state import operations as op
@@ -23,6 +24,7 @@ from tests.unit.tree.fakes import (
     Desk,
     FakeBroker,
     FakeDelivery,
+    FakeOrigin,
     make_control,
     make_envelope,
     make_worker,
@@ -39,13 +41,6 @@ async def act(outcome: str = "") -> None:
         raise roger.Retry(5)
     if outcome == "bury":
         raise roger.Bury("enough")
-
-
-class Origin:
-    """Brings deliveries."""
-
-    async def flush(self) -> None:
-        await trio.lowlevel.checkpoint()
 
 
 class Notes(roger.Callbacks):
@@ -80,20 +75,20 @@ class Bench:
         worker = make_worker(broker, control=make_control(desk), callbacks=notes)
         return cls(broker, desk, worker, notes)
 
-    async def take(self, **fields: Any) -> FakeDelivery:
+    async def take(self, *, queue: str = NAMES.work, **fields: Any) -> FakeDelivery:
         """Take a delivery of a job on loan."""
         envelope = make_envelope(name="leave:act", id="j1", **fields)
         taken: list[FakeDelivery] = []
         channel = self.broker.add_channel()
-        await channel.subscribe(NAMES.work, prefetch=1, on_delivery=taken.append)
-        self.broker.put(NAMES.work, Message(wire.dump(envelope), envelope.id))
+        await channel.subscribe(queue, prefetch=1, on_delivery=taken.append)
+        self.broker.put(queue, Message(wire.dump(envelope), envelope.id))
         await channel.unsubscribe()
         return taken[0]
 
     async def handle(self, **fields: Any) -> None:
         """Have the worker handle a job."""
         with trio.fail_after(5):
-            await self.worker.handle(await self.take(**fields), Origin())
+            await self.worker.handle(await self.take(**fields), FakeOrigin())
 
 
 async def test_a_job_without_a_key_asks_nobody() -> None:
@@ -130,7 +125,7 @@ async def test_a_forwarded_job_has_not_died(came_back: bool) -> None:
     delivery.queue, delivery.redelivered = NAMES.redelivered, came_back
     delivery.message = attrs.evolve(delivery.message, headers={EXECUTION_KEY: "x"})
     with trio.fail_after(5):
-        await bench.worker.handle(delivery, Origin())
+        await bench.worker.handle(delivery, FakeOrigin())
     assert (performed, bench.broker.acked) == ([] if came_back else ["j1"], ["j1"])
     moved = [
         wire.load(it.body, partition="", queue="").deaths
@@ -149,13 +144,68 @@ async def test_a_job_that_has_to_wait_goes_to_the_waiting_ones() -> None:
     assert (performed, bench.broker.acked, bench.desk.told) == ([], ["j1"], [])
 
 
-@pytest.mark.parametrize("answer", [op.Finished(), op.Duplicate("j2")])
-async def test_a_copy_and_a_duplicate_are_settled_and_not_started(answer: op.Answer) -> None:
-    """Neither frees a key."""
-    bench = Bench.make(answer)
+async def refuse(*_: object, **options: float) -> None:
+    """Refuse what is published or told."""
+    await trio.lowlevel.checkpoint()
+    raise PublishRefused("the queue is full")
+
+
+async def test_a_job_that_cannot_be_put_to_the_waiting_ones_is_not_settled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is given back, or it would be nowhere."""
+    bench = Bench.make(op.Wait())
+    delivery = await bench.take(execution_key="x")
+    monkeypatch.setattr(bench.broker, "publish", refuse)
+    with trio.fail_after(5):
+        await bench.worker.handle(delivery, FakeOrigin())
+    assert (performed, bench.broker.acked, bench.broker.given_back) == ([], [], ["j1"])
+
+
+async def test_a_job_that_cannot_be_put_back_is_not_settled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What came back before is published anew, as a return would count as a death."""
+    bench = Bench.make()
+    delivery = await bench.take(queue=NAMES.redelivered, execution_key="x")
+    bench.worker.is_paused = True
+    monkeypatch.setattr(bench.broker, "publish", refuse)
+    with trio.fail_after(5):
+        await bench.worker.handle(delivery, FakeOrigin())
+    assert (performed, bench.broker.acked, bench.broker.given_back) == ([], [], ["j1"])
+
+
+async def test_a_job_whose_end_cannot_be_told_is_not_settled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It runs again, or its key would be held for ever; nobody is told that it ended."""
+    bench = Bench.make()
+    monkeypatch.setattr(bench.desk, "tell", refuse)
+    await bench.handle(execution_key="x")
+    assert (performed, bench.broker.acked, bench.broker.given_back) == (["j1"], [], ["j1"])
+    assert bench.notes.called == []
+
+
+async def test_a_copy_is_settled_and_not_started() -> None:
+    """It frees no key."""
+    bench = Bench.make(op.Finished())
     await bench.handle(queue_key="k")
     assert (performed, bench.broker.acked, bench.desk.told) == ([], ["j1"], [])
     assert bench.notes.called == []
+
+
+async def test_a_job_whose_key_another_one_holds_is_buried() -> None:
+    """With an error that names both; its end is told for this attempt, which holds nothing."""
+    bench = Bench.make(op.Duplicate("j2"))
+    await bench.handle(queue_key="k")
+    [start] = bench.desk.asked
+    assert isinstance(start, op.Start)
+    [(message, _)] = bench.broker.queues[NAMES.buried]
+    assert "is held by job j2" in str(message.headers)
+    assert (performed, bench.broker.acked) == ([], ["j1"])
+    [told] = bench.desk.told
+    assert isinstance(told, op.Release)
+    assert told.attempt == start.attempt
 
 
 async def test_a_cancelled_job_that_is_met_is_concluded() -> None:
@@ -171,11 +221,11 @@ async def test_a_cancelled_job_that_is_met_is_concluded() -> None:
 
 async def test_a_job_started_elsewhere_is_asked_about_there_first() -> None:
     """And started here instead once it has ended there."""
-    bench = Bench.make(op.Elsewhere("two", "inbox.two"), op.Run())
+    bench = Bench.make(op.Elsewhere("two", "inbox.two", "the other"), op.Run())
     await bench.handle(execution_key="x")
     first, second = bench.desk.asked
     assert isinstance(first, op.Start)
-    assert second == attrs.evolve(first, instead_of="inbox.two")
+    assert second == attrs.evolve(first, instead_of="the other")
     assert performed == ["j1"]
 
 
@@ -192,7 +242,7 @@ async def test_who_waits_for_leave_is_given_back(reason: StopReason) -> None:
     with trio.fail_after(5):
         async with trio.open_nursery() as nursery:
             delivery = await bench.take(execution_key="x")
-            nursery.start_soon(bench.worker.handle, delivery, Origin())
+            nursery.start_soon(bench.worker.handle, delivery, FakeOrigin())
             await trio.testing.wait_all_tasks_blocked()
             bench.worker.is_paused = reason is StopReason.PAUSED
             bench.worker.turn_away(reason)
@@ -217,6 +267,48 @@ def test_who_cancels_an_interrupted_job_ends_it_for_good() -> None:
         each.stop(StopReason.SHUTDOWN)
     assert interrupted.stopped is StopReason.CANCELLED
     assert lost.stopped is StopReason.LOST
+
+
+@pytest.mark.parametrize(
+    ("replies", "is_given_up", "seconds"),
+    [
+        ("ended", False, 0.0),
+        ("gone running ended", False, 0.25),  # It was connecting again.
+        ("gone gone gone silent gone gone ended", False, 1.25),  # One that is heard of lives.
+        ("gone", False, 1.0),
+        ("gone", True, 0.0),  # As was found out before.
+        ("running ended", True, 0.0),
+    ],
+)
+async def test_a_job_that_runs_elsewhere_starts_once_it_has_ended_or_its_node_is_dead(
+    autojump_clock: trio.testing.MockClock, replies: str, is_given_up: bool, seconds: float
+) -> None:
+    """Dead is a node whose inbox nobody has listened at for a second, not for a moment."""
+    rest = replies.split()
+
+    class Inbox(Desk):
+        async def ask_inbox(self, *args: object, timeout: float) -> Mapping[str, Any]:
+            await trio.lowlevel.checkpoint()
+            match rest.pop(0) if len(rest) > 1 else rest[0]:
+                case "gone":
+                    raise NobodyListens
+                case "silent":
+                    raise NoReply
+                case reply:
+                    return {"ended": reply == "ended"}
+
+    desk = Inbox()
+    if is_given_up:
+        desk.given_up.add("inbox.two")
+    desk.answers += [op.Elsewhere("two", "inbox.two", "the other"), op.Run()]
+    with trio.fail_after(60):
+        envelope = make_envelope(execution_key="e")
+        verdict = await make_control(desk).ask_leave(envelope, "this one", 0)
+    assert verdict == op.Run()
+    assert trio.current_time() == pytest.approx(seconds)
+    again = desk.asked[-1]
+    assert isinstance(again, op.Start)
+    assert (again.attempt, again.instead_of) == ("this one", "the other")
 
 
 async def test_jobs_ask_in_the_order_they_came_in() -> None:
@@ -260,3 +352,40 @@ def test_finished_jobs_are_remembered_within_bounds() -> None:
     assert sum(str(number) in finished for number in range(95)) <= 20
     finished.discard("94")
     assert "94" not in finished
+
+
+class Mute(Desk):
+    """A coordinator that says nothing until a time, and then that each was the first to tell."""
+
+    def __init__(self, until: float) -> None:
+        super().__init__()
+        self.until = until
+
+    async def ask(self, partition: str, operation: op.Operation) -> op.Answer:
+        self.asked.append(operation)
+        await trio.sleep_until(self.until)
+        return op.First(is_first=True)
+
+
+async def test_who_concludes_a_cancelled_job_waits_for_the_answer_however_long_it_takes(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """If it is noted and the answer is lost, nobody else is the first, and calls `on_cancel`."""
+    desk = Mute(until=60.0)
+    with trio.fail_after(120):
+        assert await make_control(desk).conclude(make_envelope(), "this one") is True
+    assert len(set(desk.asked)) == 1
+    assert trio.current_time() == 60.0
+
+
+async def test_who_concludes_a_cancelled_job_gives_up_soon_once_it_is_cancelled_itself(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """A node that is stopped ends, whatever the coordinator does."""
+    found: list[bool | None] = []
+    with trio.fail_after(120), trio.CancelScope() as scope:
+        scope.cancel()
+        found.append(await make_control(Mute(until=5.0)).conclude(make_envelope(), "this one"))
+        found.append(await make_control(Mute(until=60.0)).conclude(make_envelope(), "this one"))
+    assert found == [True, None]
+    assert 15.0 <= trio.current_time() <= 18.0

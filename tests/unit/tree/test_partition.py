@@ -137,6 +137,22 @@ def test_a_queue_that_runs_dry_is_called_back_by_resizing_it() -> None:
 # Running...
 
 
+async def test_what_is_wanted_before_it_runs_is_what_it_starts_with(
+    autojump_clock: Clock,
+) -> None:
+    """A partition that waits for its start is reconfigured, and drained, without waiting for it."""
+    broker = FakeBroker()
+    partition = make(broker, {"a": 2})
+    with trio.fail_after(5):
+        await partition.drain()
+        await partition.reconfigure({"b": 1})
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(partition.run)
+            await partition.wait_tried()
+            assert consumed(broker) == {"b"}
+            partition.stop()
+
+
 async def test_queues_are_consumed_as_configured_and_reconfigured(autojump_clock: Clock) -> None:
     """New ones begin, those left out end, and a queue that stays keeps its channel."""
     broker = PartitionBroker()
@@ -249,6 +265,20 @@ async def test_an_idle_partition_stops_at_once(autojump_clock: Clock) -> None:
     async with hosting(broker, {"a": 2}):
         began = trio.current_time()
     assert trio.current_time() - began < 1
+
+
+async def test_a_partition_that_is_stopped_before_it_runs_ends_at_once(
+    autojump_clock: Clock,
+) -> None:
+    """It does not wait for the end of what has not begun; the order of tasks is drawn by lot."""
+    with trio.fail_after(600):
+        for _ in range(20):
+            broker = PartitionBroker()
+            broker.is_connected = False
+            partition = make(broker, {"a": 1})
+            partition.stop()
+            await partition.run()
+    assert trio.current_time() == 0
 
 
 async def test_cleanup_without_end_is_left_behind_and_said_so(

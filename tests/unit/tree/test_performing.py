@@ -17,6 +17,7 @@ from roger_trio._jobs import outcome as o
 from roger_trio._jobs.context import current_envelope
 from roger_trio._jobs.job import Job
 from roger_trio._tree.performing import Running, StopReason, holds, is_failure, perform
+from roger_trio._tree.process_pool import ProcessPool
 from tests.unit.tree.fakes import make_envelope
 
 STOPPED = [(StopReason.SHUTDOWN, o.Interrupted()), (StopReason.LOST, o.DeliveryLost())]
@@ -37,7 +38,7 @@ async def outcome_of(
 ) -> o.Outcome:
     """Perform a function as a job."""
     threads = trio.CapacityLimiter(math.inf)
-    return await perform(job_of(function), here or running(limit), threads)
+    return await perform(job_of(function), here or running(limit), threads, ProcessPool(1))
 
 
 async def failure_of(function: Callable[[], Any], *, limit: float | None = None) -> BaseException:

@@ -15,10 +15,11 @@ from hypothesis import given, settings, strategies as st
 
 import roger_trio as roger
 from roger_trio._brokers.base import ConnectionLost, Message, QueueRefused
-from roger_trio._tree.performing import StopReason
+from roger_trio._jobs.copies import Copy
+from roger_trio._tree.control import Control
 from roger_trio._tree.session import Intake, Session, Staff
 from roger_trio._tree.worker import Worker
-from tests.unit.tree.fakes import NAMES, FakeBroker, FakeDelivery, make_worker
+from tests.unit.tree.fakes import NAMES, FakeBroker, FakeDelivery, make_control, make_worker
 
 LIMIT = 3
 seen: contextvars.ContextVar[str] = contextvars.ContextVar("seen", default="nothing")
@@ -104,6 +105,7 @@ class Line:
     """A queue with its broker, and whoever consumes it."""
 
     broker: FakeBroker
+    control: Control
     worker: Worker
     staff: Staff
     stage: Stage
@@ -114,8 +116,9 @@ class Line:
         """Make one that nobody consumes."""
         stage = Stage()
         STAGE[:] = [stage]
-        broker = FakeBroker()
-        line = cls(broker, make_worker(broker), Staff(limit, lambda: None), stage)
+        broker, control = FakeBroker(), make_control()
+        worker = make_worker(broker, control=control)
+        line = cls(broker, control, worker, Staff(limit, lambda: None), stage)
         line.staff.on_vacancy = line.on_vacancy
         return line
 
@@ -191,6 +194,23 @@ async def test_an_intake_gives_back_what_it_has_no_room_for() -> None:
     assert intake.needs_more
     assert intake.close() == on_loan[:4]
     assert not intake.needs_more
+
+
+async def test_an_intake_tells_late_deliveries_from_those_that_came_since() -> None:
+    """Of the first so many that came in, those that no worker has taken; the others stay."""
+    intake = Intake(3, lambda: None)
+    on_loan = await deliveries(5)
+    for each in on_loan:
+        intake.put(each)
+    assert await intake.take() == (0, on_loan[0])
+
+    assert intake.take_late(3) == on_loan[1:3]
+    assert intake.take_late(3) == []
+    assert await intake.take() == (3, on_loan[3])
+    assert intake.needs_more
+    assert intake.take_late(5) == on_loan[4:]
+    assert not intake.needs_more
+    assert intake.take_late(5) == []
 
 
 async def test_a_closed_intake_gives_back_what_still_arrives() -> None:
@@ -405,8 +425,8 @@ def test_no_delivery_is_stranded_and_no_limit_is_broken(
 # The end of a channel...
 
 
-async def test_jobs_of_a_lost_channel_are_cancelled_and_nothing_is_settled() -> None:
-    """The broker has them already; that this process survived them is noted."""
+async def test_jobs_of_a_lost_channel_go_on_and_nothing_is_settled() -> None:
+    """The broker has them already."""
     line = Line.make()
     sent = line.send(5)
     session = line.session()
@@ -416,38 +436,111 @@ async def test_jobs_of_a_lost_channel_are_cancelled_and_nothing_is_settled() -> 
             await settle()
             running = session.running
             line.broker.channels[0].lose()
-    assert [each.stopped for each in running] == [StopReason.LOST] * LIMIT
-    assert sorted(line.stage.cancelled) == sent[:LIMIT]
+            await settle()
+            assert [each.is_orphan for each in running] == [True] * LIMIT
+            assert session.running == []
+            assert line.stage.running == sent[:LIMIT]
+            line.stage.let_go(LIMIT)
+    assert line.stage.cancelled == []
     assert line.broker.ready() == sent
     assert (line.broker.acked, line.broker.given_back) == ([], [])
-    assert set(sent[:LIMIT]) <= line.worker._survived
     assert line.staff.hired == 0
 
 
-async def test_the_limit_holds_over_a_lost_channel_and_the_next() -> None:
-    """What cleans up after a lost connection has its worker until it ends; no copy runs beside."""
+async def test_what_ended_without_its_delivery_is_settled_when_it_comes_back() -> None:
+    """And is not started again, on this node; so with settlements that the end undid."""
     line = Line.make()
-    line.stage.clean_up = trio.Event()
+    sent = line.send(LIMIT + 1)
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(line.session().run)
+            await settle()
+            line.stage.let_go()
+            await settle()
+            assert line.broker.acked == sent[:1]
+            line.broker.channels[0].lose()
+            await settle()
+            line.stage.let_go(LIMIT)
+            await settle()
+            assert sorted(line.stage.ended) == sent
+            [undone] = [
+                each for each in line.control.done if isinstance(each, Copy) and each.job == sent[0]
+            ]
+            line.broker.send_again(undone)
+            async with line.consuming():
+                await settle()
+    assert sorted(line.stage.begun) == sent
+    assert sorted(line.broker.acked) == sorted([*sent, sent[0]])
+    assert line.broker.ready() == []
+
+
+async def test_what_no_worker_had_taken_is_noted_when_its_channel_is_lost() -> None:
+    """It did not kill its process, and must not count as if it had."""
+    line = Line.make(limit=1)
+    line.send(1)
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(line.session().run)
+            await settle()
+            [untaken] = line.broker.send(act.job(), queue=NAMES.redelivered)
+            await settle()
+            line.broker.channels[0].lose()
+            await settle()
+            assert [it.copy.job for it in line.control.survived] == [untaken]
+            line.stage.let_go()
+    assert line.broker.ready(NAMES.redelivered) == [untaken]
+
+
+async def test_jobs_that_come_back_to_their_node_go_on_and_are_settled_there() -> None:
+    """Through two lost channels: none starts anew, and the limit holds all the time."""
+    line = Line.make()
     sent = line.send(4)
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            for _ in range(2):
+                await nursery.start(line.session().run)
+                await settle()
+                line.broker.channels[0].lose()
+                await settle()
+            async with line.consuming() as third:
+                await settle()
+                assert (third.started, line.stage.running) == (0, sent[:LIMIT])
+                assert sorted(each.envelope.id for each in third.running) == sent[:LIMIT]
+                for number in range(1, 5):
+                    line.stage.let_go()
+                    await settle()
+                    assert line.broker.acked == sent[:number]
+                assert line.broker.channels[0].on_loan == []
+    assert line.stage.most == LIMIT
+    assert sorted(line.stage.begun) == sorted(line.stage.ended) == sent
+    assert line.stage.cancelled == []
+
+
+async def test_a_session_stays_open_for_a_job_that_it_only_settles() -> None:
+    """Its intake may have been closed long before that job ends."""
+    line = Line.make(limit=1)
+    sent = line.send(1)
     with trio.fail_after(10):
         async with trio.open_nursery() as nursery:
             await nursery.start(line.session().run)
             await settle()
             line.broker.channels[0].lose()
+            second = line.session()
+            ended = trio.Event()
+
+            async def run(task_status: trio.TaskStatus[Any]) -> None:
+                await second.run(task_status=task_status)
+                ended.set()
+
+            await nursery.start(run)
             await settle()
-            async with line.consuming() as second:
-                await settle()
-                begun, kept = second.started, line.stage.running
-                line.stage.clean_up.set()  # Before any assertion: it is shielded.
-                assert (begun, kept) == (0, sent[:LIMIT])
-                await settle()
-                assert second.started == LIMIT
-                while line.stage.running:
-                    line.stage.let_go()
-                    await settle()
-    assert line.stage.most == LIMIT
-    assert sorted(line.stage.ended) == sent
-    assert sorted(line.stage.cancelled) == sent[:LIMIT]
+            await second.close_intake()
+            await settle()
+            assert not ended.is_set()
+            line.stage.let_go()
+            await ended.wait()
+    assert line.broker.acked == sent
+    assert line.broker.ready() == []
 
 
 async def test_a_deleted_queue_ends_the_session_once_its_jobs_have_ended() -> None:

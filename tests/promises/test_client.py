@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
@@ -12,37 +11,8 @@ import pytest
 import trio
 
 import roger_trio as roger
-from tests.promises.support import HUBS, Hub, Setup, Witness, new_hub, serving
-from tests.rabbitmq import PrivateRabbit, free_port
-
-MAX_MESSAGE = 100_000
-
-
-@pytest.fixture(scope="module")
-def _module_rabbit() -> Iterator[PrivateRabbit]:
-    """Run a node that takes no large messages."""
-    with PrivateRabbit(settings=[f"max_message_size = {MAX_MESSAGE}"]) as rabbit:
-        yield rabbit
-
-
-@pytest.fixture
-def setup(amqp_url: str, prefix: str, partition: str, created_queues: set[str]) -> Setup:
-    """Return what makes configurations for the run's broker."""
-    return Setup(amqp_url, prefix, partition, created_queues)
-
-
-@pytest.fixture
-def hub() -> Iterator[Hub]:
-    """Return the hub that the test's jobs report to."""
-    with new_hub() as made:
-        yield made
-
-
-@pytest.fixture
-def witness(setup: Setup) -> Iterator[Witness]:
-    """Return an independent client of the run's broker."""
-    with Witness(setup.url) as session:
-        yield session
+from tests.promises.support import HUBS, Hub, Setup, Witness, serving
+from tests.rabbitmq import free_port
 
 
 @roger.job(name="client:say")
@@ -457,26 +427,7 @@ async def test_an_enqueue_that_is_given_up_harms_nobody_else(setup: Setup) -> No
     assert [each.args["text"] for each in found].count("kept") == 20
 
 
-# Limits of the broker, and queues it does not have...
-
-
-async def test_a_payload_too_large_is_invalid_and_the_next_job_is_taken(
-    private_rabbit: PrivateRabbit, prefix: str, partition: str
-) -> None:
-    """The broker's own limit; refused alone, and of many with all that came with it told."""
-    setup = Setup(private_rabbit.url, prefix, partition, set())
-    large = say.job("x" * MAX_MESSAGE)
-    async with roger.connect(setup.config()) as client:
-        with trio.fail_after(30):
-            for _ in range(2):
-                with pytest.raises(roger.InvalidJob, match="payload: expected one the broker"):
-                    await client.enqueue(large, partition)
-                await client.enqueue(say.job("small"), partition)
-            with pytest.raises(roger.InvalidJob, match="payload: expected one the broker"):
-                await client.enqueue_many([large, large], partition)
-            await client.enqueue(say.job("last"), partition)
-            found = await client.queued_jobs(partition, "default")
-    assert [each.args["text"] for each in found] == ["small", "small", "last"]
+# Queues that the broker does not have...
 
 
 async def test_a_queue_that_does_not_exist_is_named(setup: Setup) -> None:
