@@ -1,4 +1,4 @@
-"""A TCP proxy that can cut, stall and refuse connections: the network, having a bad day."""
+"""A TCP proxy that can cut, stall, slow and refuse connections: the network on a bad day."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ class Proxy:
         self._flows.set()
         self.refusing = False
         """Whether new connections are closed at once."""
+        self.pace = 0.0
+        """Seconds that each chunk of bytes is held up."""
         self.port = 0
         self.accepted = 0
         """How many connections there have been."""
@@ -56,6 +58,7 @@ class Proxy:
         with contextlib.suppress(trio.BrokenResourceError):
             async for chunk in source:
                 await self._flows.wait()
+                await trio.sleep(self.pace)
                 await sink.send_all(chunk)
         scope.cancel()
 

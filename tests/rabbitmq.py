@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import fcntl
 import os
 import random
 import shutil
@@ -25,6 +26,7 @@ from urllib.parse import unquote, urlsplit
 import attrs
 
 from tests.amqp import AmqpSession, NoRabbitMQ
+from tests.leaks import new_secret
 
 LOCAL_URL = "amqp://guest:guest@localhost:5672/"
 
@@ -48,9 +50,12 @@ def check(url: str) -> None:
 
 
 def find_program(name: str) -> str | None:
-    """Return the path of one of RabbitMQ's programs, the real one rather than its wrapper."""
+    """Return the path of one of RabbitMQ's programs, the real one rather than its wrapper.
+
+    That of the RabbitMQ in the folder that ``ROGER_TEST_RABBITMQ`` names, and no other, if it does.
+    """
     folders = os.pathsep.join((*PROGRAM_FOLDERS, os.environ.get("PATH", ""), "/usr/sbin"))
-    return shutil.which(name, path=folders)
+    return shutil.which(name, path=os.environ.get("ROGER_TEST_RABBITMQ") or folders)
 
 
 def free_port() -> int:
@@ -94,6 +99,7 @@ class PrivateRabbit:
     def __init__(self, *, tls: TlsFiles | None = None, settings: Sequence[str] = ()) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="roger-rabbit-"))
         self.node = f"{self.directory.name}@localhost"
+        self.password = new_secret()
         self.port = free_port()
         self.tls_port = free_port() if tls else None
         self._process: subprocess.Popen[bytes] | None = None
@@ -103,6 +109,7 @@ class PrivateRabbit:
     def _configure(self, tls: TlsFiles | None, settings: Sequence[str]) -> None:
         lines = [
             f"listeners.tcp.1 = 127.0.0.1:{self.port}",
+            f"default_pass = {self.password}",
             "disk_free_limit.absolute = 1MB",  # a full disk is not what a test means to meet
             *settings,
         ]
@@ -146,13 +153,13 @@ class PrivateRabbit:
     @property
     def url(self) -> str:
         """Where it listens, as the administrator ``guest``."""
-        return f"amqp://guest:guest@127.0.0.1:{self.port}/"
+        return f"amqp://guest:{self.password}@127.0.0.1:{self.port}/"
 
     @property
     def tls_url(self) -> str:
         """Where it listens for TLS; the certificate should be for ``localhost``."""
         assert self.tls_port is not None, "made without tls="
-        return f"amqps://guest:guest@localhost:{self.tls_port}/"
+        return f"amqps://guest:{self.password}@localhost:{self.tls_port}/"
 
     @property
     def running(self) -> bool:
@@ -163,9 +170,7 @@ class PrivateRabbit:
         """Start the node and return once it lets us in; does nothing while it runs."""
         if self.running:
             return
-        program = find_program("rabbitmq-server")
-        if program is None:
-            raise NoRabbitMQ("rabbitmq-server is not installed")
+        program = server_program()
         with (self.directory / "console.log").open("ab") as console:
             self._process = subprocess.Popen(
                 [program],
@@ -324,13 +329,11 @@ def _find_named(url: str, reasons: list[str]) -> str | None:
 def _find(local: str, stack: contextlib.ExitStack, reasons: list[str]) -> str | None:
     """Start one, or find one, or install and start one."""
     is_installed = find_program("rabbitmq-server") is not None
-    if is_installed and (url := _start(stack, reasons)):
-        return url
-    if _answers(local, "localhost:5672", reasons):
+    if not is_installed and _answers(local, "localhost:5672", reasons):
         return local
-    if not is_installed and _can_start_one(reasons):
-        return _start(stack, reasons)
-    return None
+    if url := _start(stack, reasons):
+        return url
+    return local if is_installed and _answers(local, "localhost:5672", reasons) else None
 
 
 def _answers(url: str, what: str, reasons: list[str]) -> bool:
@@ -350,14 +353,27 @@ def _start(stack: contextlib.ExitStack, reasons: list[str]) -> str | None:
         return None
 
 
-def _can_start_one(reasons: list[str]) -> bool:
-    """Tell whether rabbitmq-server is installed, after installing it where that is possible."""
-    if find_program("rabbitmq-server"):
-        return True
-    reasons.append("  - rabbitmq-server: not installed")
+def server_program() -> str:
+    """Return the path of rabbitmq-server, after installing it where that is possible.
+
+    Raises:
+        NoRabbitMQ: It is not installed; says why not.
+    """
+    # Another process of the same run may be in the middle of installing it.
+    path = Path(tempfile.gettempdir()) / f"roger-rabbitmq-server-{os.geteuid()}.lock"
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if find_program("rabbitmq-server") is None:
+            _install_server()
+        program = find_program("rabbitmq-server")
+    if program is None:
+        raise NoRabbitMQ("rabbitmq-server: not found though it was installed")
+    return program
+
+
+def _install_server() -> None:
     if os.geteuid() != 0 or not shutil.which("apt-get"):
-        reasons.append("  - installing it: only done as root on Debian or Ubuntu")
-        return False
+        raise NoRabbitMQ("rabbitmq-server: not installed; that is done as root on Debian or Ubuntu")
     quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     for arguments in (["update"], ["install", "-y", "--no-install-recommends", "rabbitmq-server"]):
         command = ["apt-get", "-q", "-o", "DPkg::Lock::Timeout=300", *arguments]
@@ -367,8 +383,7 @@ def _can_start_one(reasons: list[str]) -> bool:
         )  # fmt: skip
         if done.returncode:
             end = "\n".join((done.stdout + done.stderr).splitlines()[-10:])
-            reasons.append(f"  - {' '.join(command)}: exit status {done.returncode}\n{end}")
-    return find_program("rabbitmq-server") is not None
+            raise NoRabbitMQ(f"{' '.join(command)}: exit status {done.returncode}\n{end}")
 
 
 QUEUES = ("default", "other", "mail", "images", "a", "b", "q", "kept")

@@ -34,6 +34,34 @@ def test_quick_run_measures_both_sides(amqp_url: str, tmp_path: Path) -> None:
     assert "| enqueue_many, pipelined | CPU µs each |" in done.stdout
 
 
+def test_what_a_job_costs_by_where_it_runs() -> None:
+    """In a task, a thread, a process: the shortest run of it ends, and prints a row for each."""
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.with_processes", "--rounds=1", "--jobs=3"],
+        cwd=FOLDER.parent, capture_output=True, text=True, timeout=90, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    words = [line.split()[0] for line in done.stdout.splitlines()]
+    assert words == ["us", "task", "thread", "process", "the", "cancel:"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells others' processor time")
+def test_quick_run_of_several_nodes(amqp_url: str, tmp_path: Path) -> None:
+    """The command runs with two processes beside one; both nodes begin before anything counts."""
+    file = tmp_path / "figures.json"
+    arguments = ["nodes-noop", "--quick", "--repeats=1", f"--json={file}", f"--amqp={amqp_url}"]
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks", *arguments],
+        cwd=FOLDER.parent, capture_output=True, text=True, timeout=90, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    [benchmark] = json.loads(file.read_text())["benchmarks"]
+    assert list(benchmark["runs"]) == ["roger", "one"]
+    for run in (run for side in benchmark["runs"].values() for run in side):
+        assert run["cpu_us"] > 0
+        assert run["per_second"] > 0
+
+
 def test_quick_run_of_embedded_brokers_needs_no_server(tmp_path: Path) -> None:
     """What has no other program beside it is measured without a RabbitMQ: memory, and a backlog."""
     names = ("memory-broker-perform", "sqlite-backlog-perform")

@@ -6,6 +6,7 @@ import secrets
 import socket
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
@@ -69,14 +70,12 @@ def test_sweep_deletes_what_was_made(amqp_url: str) -> None:
             session.call(request, answer)
 
 
-def test_a_private_node_keeps_its_data(private_rabbit: rabbitmq.PrivateRabbit) -> None:
-    """What a private node held is there after a stop and after a crash, on the same ports."""
-    durable = commands.Queue.Declare(queue="kept", durable=True)
-    with AmqpSession(private_rabbit.url) as session:
-        session.call(durable, commands.Queue.DeclareOk)
-    # The stop first: a queue declared the moment before a crash may not be on disk yet.
-    private_rabbit.restart()
-    private_rabbit.restart(kill=True)
-    with AmqpSession(private_rabbit.url) as session:
-        passive = commands.Queue.Declare(queue="kept", passive=True)
-        assert session.call(passive, commands.Queue.DeclareOk).queue == "kept"
+def test_the_folder_that_is_named_is_the_one_that_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where another RabbitMQ is installed: whoever names one means that version."""
+    monkeypatch.setenv("ROGER_TEST_RABBITMQ", str(tmp_path))
+    assert rabbitmq.find_program("rabbitmq-server") is None
+    program = tmp_path / "rabbitmq-server"
+    program.touch(mode=0o755)
+    assert rabbitmq.find_program("rabbitmq-server") == str(program)
