@@ -15,8 +15,10 @@ import aiormq
 from . import environment
 from .catalogue import ALL
 from .harness import Harness, ProgramFailed, Settings
+from .peers import command as peers
 from .report import publish, render
 
+PEERS = "peers"
 LOCAL_URL = "amqp://guest:guest@localhost:5672/"
 
 
@@ -27,11 +29,14 @@ def parser() -> argparse.ArgumentParser:
         description="Measure roger_trio beside plain aiormq on asyncio, and on its embedded brokers"
         " beside Huey; see benchmarks/README.md.",
         epilog=f"benchmarks: {', '.join(each.name for each in ALL)}; groups of them: "
-        f"{', '.join(dict.fromkeys(each.group for each in ALL if each.group))}",
+        f"{', '.join(dict.fromkeys(each.group for each in ALL if each.group))}; "
+        f"or `peers`, and then lines: {', '.join(each.name for each in peers.LINES)}",
     )
     made.add_argument("names", nargs="*", metavar="NAME", help="what to measure; default: all")
     made.add_argument("--quick", action="store_true", help="a hundredth of the work: a smoke test")
-    made.add_argument("--repeats", type=int, default=5, help="runs of each side (default: 5)")
+    made.add_argument(
+        "--repeats", type=int, help=f"runs of each side (default: 5; of peers {peers.REPEATS})"
+    )
     made.add_argument(
         "--patience",
         type=float,
@@ -50,6 +55,10 @@ def parser() -> argparse.ArgumentParser:
         metavar="URL",
         help="the RabbitMQ to use (default: $ROGER_TEST_AMQP, or guest on localhost)",
     )
+    made.add_argument(
+        "--peer", action="append", default=[], metavar="NAME", help="of the peers, only this one"
+    )
+    made.add_argument("--renew", action="store_true", help="install the peers' newest versions")
     return made
 
 
@@ -63,11 +72,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.publish is not None:
         publish(options.publish)
         return 0
-    unknown = set(options.names) - {name for each in ALL for name in (each.name, each.group)}
-    if unknown or options.repeats < 1:
+    is_of_peers, names = options.names[:1] == [PEERS], options.names[1:]
+    unknown = peers.unknown(names, options.peer) if is_of_peers else unknown_names(options.names)
+    if unknown or (options.repeats is not None and options.repeats < 1):
         made.error(f"no such benchmark: {', '.join(unknown)}" if unknown else "--repeats below 1")
     try:
-        results = measure(options)
+        results = peers.measure(options, names) if is_of_peers else measure(options)
     except (ProgramFailed, aiormq.AMQPError, OSError) as exc:
         print(exc, file=sys.stderr)
         return 1
@@ -77,13 +87,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def unknown_names(names: Sequence[str]) -> set[str]:
+    """Find what is the name of no benchmark, and of no group."""
+    return set(names) - {name for each in ALL for name in (each.name, each.group)}
+
+
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Measure what was asked for."""
     names = set(options.names)
+    repeats = options.repeats or 5
     chosen = [each for each in ALL if not names or names & {each.name, each.group}]
     settings = Settings(
         url=options.amqp,
-        repeats=options.repeats,
+        repeats=repeats,
         patience=options.patience,
         look=0.1 if options.quick else 1.0,
     )
@@ -93,7 +109,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     return {
         "environment": facts,
         "quick": options.quick,
-        "repeats": options.repeats,
+        "repeats": repeats,
         "benchmarks": measured,
     }
 

@@ -9,6 +9,9 @@ import attrs
 KEYS: Final = "keys"
 """The group, and the part of the README, of keys, cancellation and fail-over."""
 
+NODES: Final = "nodes"
+"""The group, and the part of the README, of several nodes under one supervisor."""
+
 
 @attrs.frozen(kw_only=True)
 class Target:
@@ -33,9 +36,9 @@ class Benchmark:
     group: str = ""
     """Another name that asks for it, and for others."""
     broker: Literal["rabbitmq", "sqlite", "memory"] = "rabbitmq"
-    baseline: Literal["aiormq", "huey", "fewer", "plain", "none", ""] = "aiormq"
-    """The other side: another program; roger_trio with `FEWER` jobs waiting, with plain jobs, or
-    with no keys held; or nobody."""
+    baseline: Literal["aiormq", "huey", "fewer", "plain", "none", "one", "single", ""] = "aiormq"
+    """The other side: another program; roger_trio with `FEWER` jobs waiting, with plain jobs, with
+    no keys held, in one process, or in one partition; or nobody."""
     program: str = ""
     """The module that runs it with roger_trio; empty: ``with_roger``."""
     title: str
@@ -47,6 +50,8 @@ class Benchmark:
     """Operations measured in one run."""
     warm_up: int
     """Operations before them."""
+    least: int = 40
+    """Operations that a quick run measures at least."""
     concurrency: int = 10
     is_filled: bool = False
     """Whether the jobs are in the queue before the run."""
@@ -54,8 +59,12 @@ class Benchmark:
     """Whether the first jobs never end."""
     waiting: int = 0
     """On `sqlite`: jobs that wait from the beginning to the end."""
+    partitions: int = 0
+    """Partitions of one node, where many are measured beside one."""
     held: int = 0
     """Queue keys that jobs hold from the beginning to the end."""
+    processes: int = 1
+    """Of ``roger serve``, where several are measured beside one."""
     repeats: int = 100
     """The most repeats that make sense."""
     targets: tuple[Target, ...] = ()
@@ -64,18 +73,19 @@ class Benchmark:
         """Shrink it until its figures mean nothing, but every line has run."""
         return attrs.evolve(
             self,
-            count=min(self.count, max(40, self.count // 100)),
+            count=min(self.count, max(self.least, self.count // 100)),
             warm_up=self.warm_up // 10,
             waiting=self.waiting // 100,
             held=self.held // 100,
+            partitions=self.partitions // 100,
             repeats=1,
         )
 
     @property
     def part(self) -> str:
         """The part of the README that has its figures."""
-        if self.group == KEYS:
-            return KEYS
+        if self.group in {KEYS, NODES}:
+            return self.group
         return "rabbitmq" if self.broker == "rabbitmq" else "embedded"
 
     @property
@@ -86,4 +96,4 @@ class Benchmark:
     @property
     def margin(self) -> int:
         """Jobs that are left when the last measured one begins, so that the stream is steady."""
-        return 4 * self.concurrency + 200
+        return 4 * self.concurrency * self.processes + 200

@@ -8,6 +8,8 @@ import attrs
 
 from .benchmark import Benchmark, Target
 from .catalogue_keys import KEY_BENCHMARKS
+from .catalogue_nodes import NODE_BENCHMARKS
+from .catalogue_partitions import PARTITION_BENCHMARKS
 
 
 def _perform(concurrency: int, count: int, *targets: Target) -> Benchmark:
@@ -205,6 +207,8 @@ ALL: Final = (
     *_MEMORY,
     *_BACKLOG,
     *KEY_BENCHMARKS,
+    *NODE_BENCHMARKS,
+    *PARTITION_BENCHMARKS,
 )
 
 BASELINES: Final = {
@@ -213,12 +217,16 @@ BASELINES: Final = {
     "fewer": ("1,000,000 jobs waiting", "1,000 jobs waiting"),
     "plain": ("jobs with both keys", "plain jobs"),
     "none": ("100,000 keys held", "no keys held"),
+    "single": ("1,000 partitions", "one partition"),
+    "one": ("two processes", "one process"),
     "": ("roger_trio",),
 }
 """The heads of the columns."""
 
 UNITS: Final = {
     "cpu_us": "CPU µs each",
+    "broker_cpu_us": "the broker's CPU µs each",
+    "cores": "cores in use, the broker's too",
     "per_second": "per second",
     "median_ms": "median, ms",
     "p99_ms": "99th percentile, ms",
@@ -226,6 +234,9 @@ UNITS: Final = {
     "gap_ms": "median from job to job, ms",
     "gap_p99_ms": "99th percentile, job to job, ms",
     "startup_ms": "start to first claim, ms",
+    "ready_ms": "start to ready, ms",
+    "first_ms": "first start to ready, ms",
+    "stop_ms": "stop, ms",
     "resident_mib": "MiB",
     "growth_mib": "growth, MiB",
     "early_mib": "after 10,000, MiB",
@@ -233,6 +244,17 @@ UNITS: Final = {
 }
 
 WALL_CLOCK: Final = frozenset(
-    ("per_second", "median_ms", "p99_ms", "gap_ms", "gap_p99_ms", "startup_ms", "most_ms")
+    (
+        "per_second",
+        "median_ms",
+        "p99_ms",
+        "gap_ms",
+        "gap_p99_ms",
+        "startup_ms",
+        "ready_ms",
+        "first_ms",
+        "stop_ms",
+        "most_ms",
+    )
 )
 """Metrics that only a quiet machine tells the truth about."""

@@ -94,6 +94,7 @@ def _fail_over(broker: _Broker) -> Benchmark:
         task="fail_over",
         count=10,
         warm_up=0,
+        least=2,
         repeats=3,
         targets=(Target(metric="most_ms", limit=2000),),
     )

@@ -8,7 +8,7 @@ import sqlite3
 import statistics
 import tempfile
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -20,6 +20,7 @@ from yarl import URL
 from . import queues
 
 _PACKAGES = ("roger-trio", "trio", "trio-asyncio", "aiormq", "pamqp", "orjson", "attrs", "huey")
+_STAT = Path("/proc/stat")
 _LOCAL = frozenset(("localhost", "127.0.0.1", "::1"))
 
 
@@ -104,16 +105,30 @@ def busy_share(seconds: float) -> float | None:
     Returns:
         From 0, all idle, to 1, all busy with somebody else's work.
     """
-    stat = Path("/proc/stat")
-    if not stat.exists():
+    if not _STAT.exists():
         return None
-    before = _ticks(stat)
+    before = ticks()
     time.sleep(seconds)
-    after = _ticks(stat)
+    after = ticks()
     idle, total = (new - old for old, new in zip(before, after, strict=True))
     return round(1 - idle / total, 2) if total else None
 
 
-def _ticks(stat: Path) -> tuple[int, int]:
-    times = [int(each) for each in stat.read_text().split("\n", 1)[0].split()[1:9]]
+def wait_quiet(
+    quiet: float, look: float, patience: float, say: Callable[[str], None]
+) -> float | None:
+    """Wait until others leave the processors alone, or patience ends; tell what they use then."""
+    share = busy_share(look)
+    waited = 0.0
+    while share is not None and share > quiet and waited < patience:
+        if not waited:
+            say(f"others use {share:.0%} of the processors; waiting")
+        waited += look
+        share = busy_share(look)
+    return share
+
+
+def ticks() -> tuple[int, int]:
+    """Tell the clock ticks of all processors so far: idle ones, and all; only Linux tells."""
+    times = [int(each) for each in _STAT.read_text().split("\n", 1)[0].split()[1:9]]
     return times[3] + times[4], sum(times)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import secrets
 import shutil
 import statistics
@@ -13,7 +14,7 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from itertools import count
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, TemporaryFile
 from typing import Any, Final, Self
 
 import attrs
@@ -30,6 +31,8 @@ PROGRAMS: Final = {
     "fewer": "benchmarks.with_roger",
     "plain": "benchmarks.with_keys",
     "none": "benchmarks.with_keys",
+    "single": "benchmarks.with_partitions",
+    "one": "benchmarks.with_nodes",
 }
 TIMEOUT: Final = 600.0
 """Seconds that one program may take."""
@@ -97,7 +100,7 @@ class Harness:
         repeats = min(self._settings.repeats, benchmark.repeats)
         quiet = self._wait_quiet()
         load = environment.load()
-        if benchmark.broker == "rabbitmq":
+        if benchmark.broker == "rabbitmq" and not benchmark.partitions:
             self._prepare_rabbitmq()
         sides = ["roger", benchmark.baseline] if benchmark.baseline else ["roger"]
         runs: dict[str, list[Metrics]] = {side: [] for side in sides}
@@ -120,14 +123,8 @@ class Harness:
 
     def _wait_quiet(self) -> float | None:
         """Wait until others leave the processors alone, or patience ends."""
-        share = environment.busy_share(self._settings.look)
-        waited = 0.0
-        while share is not None and share > QUIET and waited < self._settings.patience:
-            if not waited:
-                self._say(f"others use {share:.0%} of the processors; waiting")
-            waited += self._settings.look
-            share = environment.busy_share(self._settings.look)
-        return share
+        look, patience = self._settings.look, self._settings.patience
+        return environment.wait_quiet(QUIET, look, patience, self._say)
 
     # One run...
 
@@ -141,7 +138,12 @@ class Harness:
                 concurrency=benchmark.concurrency,
             )
             program = (benchmark.program if side == "roger" else "") or PROGRAMS[side]
-            work = _changed(work, has_keys=side != "plain")
+            processes = 1 if side == "one" else benchmark.processes
+            work = _changed(work, has_keys=side != "plain", processes=processes)
+            if benchmark.partitions:
+                work = _changed(work, partitions=1 if side == "single" else benchmark.partitions)
+                first = self._run(program, _changed(work, task="first_start"))
+                return {**self._run(program, work, benchmark.companion), **first}
             if benchmark.held:
                 held = 0 if side == "none" else benchmark.held
                 self._run(program, _changed(work, task="hold", count=held))
@@ -178,7 +180,7 @@ class Harness:
 
     def _place(self, side: str, benchmark: Benchmark) -> AbstractContextManager[Place]:
         if benchmark.broker == "rabbitmq":
-            return self._rabbitmq()
+            return self._private_rabbitmq() if benchmark.partitions else self._rabbitmq()
         if benchmark.broker == "memory":
             return nullcontext(Place(url="memory:"))
         return self._sqlite(FEWER if side == "fewer" else benchmark.waiting)
@@ -195,6 +197,16 @@ class Harness:
             finally:
                 others = queues.partition_queues(self._prefix, partition)
                 queues.delete(self._settings.url, [*(name for name, _ in declared), *others])
+
+    @contextmanager
+    def _private_rabbitmq(self) -> Generator[Place]:
+        """Start a RabbitMQ that may have many queues, and is gone with them afterwards."""
+        from tests.rabbitmq import PrivateRabbit
+
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # The broker inherits it.
+        with TemporaryDirectory(prefix="bench") as state, PrivateRabbit() as rabbit:
+            yield Place(url=rabbit.url, state=state)
 
     @contextmanager
     def _sqlite(self, waiting: int) -> Generator[Place]:
@@ -235,12 +247,14 @@ class _Program:
 
     def __init__(self, module: str, work: Work) -> None:
         self._name = f"{module} {work.task}"
+        # Not a pipe: nobody reads it before the end, and a full one would hold up who logs much.
+        self._errors = TemporaryFile("w+")  # noqa: SIM115 -- closed when the program has ended
         self._process = subprocess.Popen(
             [sys.executable, "-m", module],
             cwd=_ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=self._errors,
             text=True,
         )
         # Not on the command line, where everybody could read the password in it.
@@ -258,10 +272,12 @@ class _Program:
     def figures(self) -> Metrics:
         """Wait for the end; return the last line."""
         try:
-            output, errors = self._process.communicate(timeout=TIMEOUT)
+            output, _ = self._process.communicate(timeout=TIMEOUT)
         except subprocess.TimeoutExpired:
             raise ProgramFailed(f"{self._name}: no end within {TIMEOUT:g} s") from None
         if self._process.returncode:
+            self._errors.seek(0)
+            errors = self._errors.read()
             raise ProgramFailed(f"{self._name}: status {self._process.returncode}\n{errors}")
         metrics: Metrics = json.loads(output.splitlines()[-1])
         return metrics
@@ -273,6 +289,7 @@ class _Program:
         if self._process.poll() is None:
             self._process.kill()
             self._process.communicate()
+        self._errors.close()
 
 
 # Summing up...

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import trio
 
@@ -16,6 +16,8 @@ class Hooks:
 
     def __init__(self) -> None:
         self.on_noop: Callable[[], object] = bool
+        self.gate: Callable[[], Awaitable[None]] | None = None
+        """What a job that does nothing waits for first."""
         self.on_stamp: Callable[[int], object] = bool
 
 
@@ -25,6 +27,8 @@ hooks = Hooks()
 @roger.job(name="benchmarks:noop")
 async def noop(number: int, to: str, text: str) -> None:
     """Do nothing."""
+    if hooks.gate is not None:
+        await hooks.gate()
     hooks.on_noop()
 
 

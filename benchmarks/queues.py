@@ -47,6 +47,11 @@ def delete_shared(url: str, prefix: str) -> None:
     ask(url, lambda connection: _delete(connection, [*levels, other], exchanges))
 
 
+def absent(url: str, exchanges: list[str]) -> list[str]:
+    """Name those of the exchanges that are not there; who makes them then may delete them."""
+    return ask(url, lambda connection: _absent(connection, exchanges))
+
+
 def ask(url: str, question: Callable[[AbstractConnection], Awaitable[T]]) -> T:
     """Connect, put a question to the broker, and return its answer.
 
@@ -71,3 +76,15 @@ async def _delete(connection: AbstractConnection, queues: list[str], exchanges: 
         await channel.queue_delete(queue)
     for exchange in exchanges:
         await channel.exchange_delete(exchange)
+
+
+async def _absent(connection: AbstractConnection, exchanges: list[str]) -> list[str]:
+    missing: list[str] = []
+    for exchange in exchanges:
+        channel = await connection.channel()  # the broker closes it if there is no such exchange
+        try:
+            await channel.exchange_declare(exchange, passive=True)
+            await channel.close()
+        except aiormq.exceptions.ChannelNotFoundEntity:
+            missing.append(exchange)
+    return missing

@@ -5,14 +5,19 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from os.path import relpath
 from pathlib import Path
 from typing import Any, Final
 
 from .benchmark import Target
 from .catalogue import ALL, BASELINES, UNITS, WALL_CLOCK
 from .harness import QUIET, Summary
+from .peers import plot, report as peers
 
 README: Final = Path(__file__).parent / "README.md"
+DOCS: Final = Path(__file__).parent.parent / "docs"
+PAGE: Final = "performance.md"
+"""The page of the documentation with the figures of the peers; the pictures are beside it."""
 FIGURES: Final = re.compile(r"<!-- figures of (\w+): (\S+) -->\n(.*?)\n<!-- end -->", re.DOTALL)
 """A part of the README that `publish` writes: its name, the file's name, and its tables."""
 
@@ -23,34 +28,59 @@ _TO = {
     "fewer": " to 1,000 waiting",
     "plain": " to plain jobs",
     "none": " to none held",
+    "single": " to one partition",
+    "one": " to one process",
 }
 """What a ratio is to."""
 
 
 def render(results: dict[str, Any]) -> str:
     """Write results as Markdown: environment, figures, targets."""
+    if is_of_peers(results):
+        return peers.render(results)
     parts = (_environment(results), _figures(results), _targets(results))
     return "\n\n".join("\n".join(lines).strip() for lines in parts)
 
 
 def publish(file: Path) -> None:
-    """Put the figures of a file in ``results/`` into those parts of the README it is about."""
+    """Put the figures of a file in ``results/`` into those parts of the README it is about.
+
+    Those of the peers go to the documentation too, and have pictures.
+    """
     results = json.loads(file.read_text())
+    pages = [README]
+    if is_of_peers(results):
+        pages.append(DOCS / PAGE)
+        plot.plot(results, DOCS)
+    for page in pages:
+        page.write_text(renewed(page, results, f"results/{file.name}"))
+
+
+def renewed(page: Path, results: dict[str, Any], source: str) -> str:
+    """Put results into those parts of a page that they are about; return its text."""
 
     def renew(found: re.Match[str]) -> str:
         part = found[1]
         chosen = of_part(results, part)
-        if not chosen["benchmarks"]:
+        if not chosen.get("benchmarks") and not chosen.get("lines"):
             return found[0]
-        return (
-            f"<!-- figures of {part}: results/{file.name} -->\n\n{render(chosen)}\n\n<!-- end -->"
-        )
+        text = render(chosen)
+        if is_of_peers(results):
+            text = f"![{part}]({relpath(DOCS / plot.NAMES[-1], page.parent)})\n\n{text}"
+        return f"<!-- figures of {part}: {source} -->\n\n{text}\n\n<!-- end -->"
 
-    README.write_text(FIGURES.sub(renew, README.read_text()))
+    return FIGURES.sub(renew, page.read_text())
+
+
+def is_of_peers(results: dict[str, Any]) -> bool:
+    """Tell whether results are those of ``python -m benchmarks peers``."""
+    return results.get("kind") == "peers"
 
 
 def of_part(results: dict[str, Any], part: str) -> dict[str, Any]:
     """Leave of results what belongs into a part of the README."""
+    if is_of_peers(results):
+        return results if part == "peers" else {**results, "lines": []}
     benchmarks = [each for each in results["benchmarks"] if _NAMES[each["name"]].part == part]
     return {**results, "benchmarks": benchmarks}
 

@@ -44,6 +44,10 @@ class Work:
     """On RabbitMQ: the folder where nodes keep the state of the partition."""
     has_keys: bool = True
     """Whether jobs have keys, where they are compared with those that have none."""
+    processes: int = 1
+    """Processes of ``roger serve``, where that is run."""
+    partitions: int = 0
+    """Partitions of the node, where it has many."""
     own_jobs: int = 0
     """Jobs that the program itself enqueues before it performs: in memory nobody else can."""
 

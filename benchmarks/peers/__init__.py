@@ -1,0 +1,1 @@
+"""roger_trio beside its peers, on one RabbitMQ: ``python -m benchmarks peers``."""
