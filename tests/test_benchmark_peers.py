@@ -84,6 +84,28 @@ def test_every_process_counts_its_jobs(tmp_path: Path) -> None:
     assert sorted(order.performed(tmp_path)) == [8, 9]
 
 
+def test_no_process_goes_on_before_each_has_a_job(tmp_path: Path) -> None:
+    """The first of two processes waits for the other's first job, else it might do them all."""
+    environment = an_order(tmp_path, processes=2).environment()
+    program = "from benchmarks.peers import order; order.tick(); print('ran')"
+
+    def started() -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [sys.executable, "-c", program], cwd=FOLDER.parent, env=environment,
+            stdout=subprocess.PIPE,
+        )  # fmt: skip
+
+    with started() as first:
+        while not order.performed(tmp_path):
+            assert first.poll() is None
+            time.sleep(0.01)  # noqa: TID251  # no loop runs in this process
+        assert order.performed(tmp_path) == [0]
+        with started() as second:
+            for each in (first, second):
+                assert each.communicate(timeout=20)[0] == b"ran\n"
+    assert order.performed(tmp_path) == [1, 1]
+
+
 def test_latencies_are_written_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A job tells how long ago it was sent."""
     assert order.stamps(tmp_path) == []

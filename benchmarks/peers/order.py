@@ -24,6 +24,8 @@ NAP: Final = 0.01
 """Seconds that the job which sleeps does so."""
 TO: Final = "ada@example.com"
 TEXT: Final = "Dear Ada, your engine is ready."
+PATIENCE: Final = 30.0
+"""Seconds that the first job of a process waits for those of the other processes."""
 _NUMBER: Final = struct.Struct("=Q")
 
 
@@ -84,8 +86,21 @@ def _first_tick() -> None:
     global tick  # noqa: PLW0603  # what comes after it has no condition to check
     with _lock:
         if tick is _first_tick:
-            tick = _Count(Path(Order.read().folder))
+            order = Order.read()
+            tick = _Count(Path(order.folder))
+            _wait_for_the_others(order)
     tick()
+
+
+def _wait_for_the_others(order: Order) -> None:
+    """Hold the first job of a process back until each has one.
+
+    Else the process that starts first may perform all there is, and who measures them together
+    waits for the others in vain.
+    """
+    end = time.monotonic() + PATIENCE
+    while len(performed(Path(order.folder))) < order.processes and time.monotonic() < end:
+        time.sleep(0.001)
 
 
 def _after_fork() -> None:
