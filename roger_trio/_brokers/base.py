@@ -43,6 +43,10 @@ class SubscriptionRenewed(BrokerError):
     """The subscription is to be made anew, though nothing is known to be wrong with it."""
 
 
+class TooManyMessages(BrokerError):
+    """A look asks for more messages than can be held at a time."""
+
+
 class PublishRefused(BrokerError):
     """The broker did not take a message it was sent."""
 
@@ -323,6 +327,7 @@ class Broker(Protocol):
 
         Raises:
             QueueMissing: There is no such queue.
+            TooManyMessages: There are so many, and they cannot all be held at a time.
         """
         ...
 

@@ -9,7 +9,7 @@ from typing import Final, TypeVar
 
 import trio
 
-from .._brokers.base import Broker, BrokerError, MessageTooLarge, QueueMissing
+from .._brokers.base import Broker, BrokerError, MessageTooLarge, QueueMissing, TooManyMessages
 from .._config import Config
 from .._control.cluster import INFO, Info, read_info
 from .._control.controls import Controls
@@ -296,4 +296,6 @@ def _in_users_words(failure: str, exc: BrokerError) -> Exception:
     """Make the error that tells a user what has failed, and why."""
     if isinstance(exc, MessageTooLarge):
         return InvalidJob(f"payload: expected one the broker takes: {exc}")
+    if isinstance(exc, TooManyMessages):
+        return RogerError(str(exc))
     return BrokerUnavailable(f"{failure}: {exc}")

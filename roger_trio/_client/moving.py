@@ -30,11 +30,13 @@ logger = logging.getLogger(__name__)
 
 _BATCH: Final = 100
 """Buried jobs replayed at a time."""
+_FURTHER: Final = 10
+"""How much further each look for certain buried jobs goes than the one before: one that is near the
+head of a long queue is found without taking all of it."""
 _PAGE: Final = 500
 """Jobs purged at a time where some of them hold keys."""
 _PURGE_PATIENCE: Final = 2.0
 """Seconds the coordinator has to come to a purge; else it is done from here, and not there."""
-_ALL: Final = 2**31 - 1
 
 
 @attrs.frozen
@@ -50,9 +52,16 @@ class _Buried:
 class _Moved:
     """What became of one batch of buried jobs."""
 
+    seen: int
+    """How many buried jobs it had."""
     replayed: list[str]
     stuck: list[str]
     """Those whose key another job holds, or nobody can be asked for."""
+
+    @property
+    def moved(self) -> int:
+        """How many jobs were wanted."""
+        return len(self.replayed) + len(self.stuck)
 
 
 class Moving(Claiming):
@@ -92,23 +101,27 @@ class Moving(Claiming):
         replayed: set[str] = set()
         stuck: set[str] = set()
 
-        async def replay(limit: int, is_wanted: Callable[[str], bool]) -> int:
+        async def replay(limit: int) -> _Moved:
+            def is_wanted(id: str) -> bool:
+                return (wanted is None or id in wanted) and id not in replayed and id not in stuck
+
             with self._looking(partition, queue):
                 moved = await self._replay(
                     names, partition, queue, limit, is_wanted, is_asked=is_asked
                 )
             replayed.update(moved.replayed)
             stuck.update(moved.stuck)
-            return len(moved.replayed) + len(moved.stuck)
+            return moved
 
-        if ids is not None:
-            await replay(_ALL, frozenset(ids).__contains__)
-        else:
+        wanted = None if ids is None else frozenset(ids)
+        if wanted is None:
             # A job that fails at once is buried again behind those that are still to be replayed.
-            while (
-                await replay(_BATCH + len(stuck), lambda id: id not in replayed | stuck) >= _BATCH
-            ):
+            while (await replay(_BATCH + len(stuck))).moved >= _BATCH:
                 pass
+        else:
+            limit = _BATCH
+            while (await replay(limit)).seen >= limit and not wanted <= replayed | stuck:
+                limit *= _FURTHER
         if stuck and not is_asked:
             text = f"no node can be asked for the keys of {len(stuck)} jobs, which stay buried; "
             text += f"{len(replayed)} others were replayed"
@@ -138,6 +151,7 @@ class Moving(Claiming):
                 each.delivery.ack()
         moved = {id(each) for each in free}
         return _Moved(
+            len(buried),
             [each.message.message_id for each in free],
             [each.message.message_id for each in wanted if id(each) not in moved],
         )

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import logging
+from typing import Final
 
 import trio
 
 from .._brokers.base import Broker, BrokerError
 
 logger = logging.getLogger(__name__)
+
+_PAGE: Final = 100
+"""Buried jobs dropped at a time."""
 
 
 class BuriedLimit:
@@ -42,10 +46,15 @@ class BuriedLimit:
             logger.warning(text, dropped, self._queue, self._limit)
 
     async def _drop(self, limit: int) -> int:
+        # Counted once: RabbitMQ 4 tells a queue's length with some delay.
         excess = (await self._broker.count(self._queue)).messages - limit
-        if excess <= 0:
-            return 0
-        async with self._broker.browse(self._queue, excess) as oldest:
-            for delivery in oldest:
-                delivery.ack()
-            return len(oldest)
+        dropped = 0
+        while dropped < excess:
+            page = min(excess - dropped, _PAGE)
+            async with self._broker.browse(self._queue, page) as oldest:
+                for delivery in oldest:
+                    delivery.ack()
+            dropped += len(oldest)
+            if len(oldest) < page:
+                break
+        return dropped

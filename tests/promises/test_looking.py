@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import attrs
 import pytest
 import trio
 
@@ -84,6 +85,44 @@ async def test_what_was_replayed_is_no_longer_buried(
         assert [each.id for each in left] == [
             f"m{number}" for number in range(total) if step == 2 and number % 2
         ]
+
+
+async def test_any_buried_job_is_found_for_a_replay(setup: Setup, witness: Witness) -> None:
+    """Near the head, deep in the queue, or nowhere: it costs the others neither place nor order."""
+    work, _, buried = setup.names()
+    partition, total = setup.partition, 1200
+    left = list(range(total))
+    async with roger.connect(setup.config()) as client:
+        await client.enqueue(note.job("x"), partition)
+        assert await client.purge(partition, "default") == 1
+        witness.publish_all(
+            buried, [(b"x", {"message_id": f"m{number}"}) for number in range(total)]
+        )
+        await eventually(lambda: _ready(witness, buried, total))
+        with trio.fail_after(30):
+            for number in (3, 150, 1199):
+                ids = [f"m{number}"]
+                assert await client.replay_buried(partition, "default", ids) == 1
+                left.remove(number)
+            assert await client.replay_buried(partition, "default", ["m3", "m1200"]) == 0
+            await eventually(lambda: _ready(witness, work, 3))
+            found = await client.buried_jobs(partition, "default", total)
+        assert [each.id for each in found] == [f"m{number}" for number in left]
+
+
+async def test_a_look_that_is_too_large_says_what_can_be_had(setup: Setup) -> None:
+    """Not that the broker cannot be reached, as trying again would not help."""
+    config = setup.config()
+    assert isinstance(config.broker, roger.AmqpConfig)
+    amqp = attrs.evolve(config.broker, channel_max=4)
+    async with roger.connect(attrs.evolve(config, broker=amqp)) as client:
+        with trio.fail_after(30):
+            jobs: list[roger.Job] = [note.job("h", str(number)) for number in range(100)]
+            await client.enqueue_many(jobs, setup.partition)
+            with pytest.raises(roger.RogerError, match=r"100 messages .* but 64 can") as caught:
+                await client.queued_jobs(setup.partition, "default", 1000)
+            assert not isinstance(caught.value, roger.BrokerUnavailable)
+            assert len(await client.queued_jobs(setup.partition, "default", 64)) == 64
 
 
 async def test_a_job_that_fails_again_at_once_does_not_make_a_replay_endless(

@@ -74,6 +74,8 @@ class RabbitBroker:
         """Opens a link; set while the broker runs."""
         self._topics = Topics(prefix, self._publishing, self._consuming)
         self._watch = ConsumerWatch(self.count, self._may_idle, self._may_be_deaf)
+        self._given_back: dict[str, int] = {}
+        """How many messages the last look at a queue gave back."""
         self._declarations = Declarations(
             prefix,
             config.queue_settle_time,
@@ -279,13 +281,16 @@ class RabbitBroker:
     async def browse(self, queue: str, limit: int) -> AsyncGenerator[Sequence[Delivery]]:
         """Take up to `limit` messages from the head; what is unsettled at exit goes back."""
         connection = await self._consuming.wait_up()
-        browse = Browse(connection.open_getter, queue)
+        if limit > connection.room_to_get:
+            limit = min(limit, (await self.count(queue)).messages)
+        browse = Browse(connection, queue, self._given_back.get(queue, 0))
         try:
             await browse.take(limit)
             yield browse.taken[:limit]
         finally:
             with trio.move_on_after(_SETTLE_TIMEOUT, shield=True):
-                await self._wait_returned(queue, await browse.settle())
+                self._given_back[queue] = await browse.settle()
+                await self._wait_returned(queue, self._given_back[queue])
 
     async def _wait_returned(self, queue: str, count: int) -> None:
         """Let what went back be there for the next who looks; consumers may take it first."""

@@ -23,7 +23,7 @@ from ..base import (
 )
 from . import frames
 from .consuming import ConsumeChannel
-from .getting import GetChannel
+from .getting import PAGE, GetChannel
 from .publishing import PublishChannel
 from .transport import Transport
 from .versions import Server
@@ -58,6 +58,7 @@ class Connection:
         self._patience = _RPC_TIMEOUT
         self._last_number = 0
         self._opening: set[int] = set()
+        self._getting = 0
         self._control: aiormq.Channel | None = None
         self._control_lock = trio.Lock()
         self._publisher: PublishChannel | None = None
@@ -157,13 +158,27 @@ class Connection:
             self._opening.discard(number)
         return cast("aiormq.Channel", channel)
 
+    @property
+    def _channel_max(self) -> int:
+        return self._amqp.connection_tune.channel_max or _MAX_CHANNELS
+
+    @property
+    def room_to_get(self) -> int:
+        """How many messages a look may ask for now: half the channels are for others."""
+        return PAGE * max(1, self._channel_max // 2 - self._getting)
+
+    @property
+    def may_get_more(self) -> bool:
+        """Whether a look may take a page that nobody asked it for."""
+        return self._getting < self._channel_max * 3 // 4
+
     def _next_number(self) -> int:
         """Choose a channel number: aiormq's own choice climbs past the limit agreed upon.
 
         A number is used again as late as can be, as the broker ignores what reaches it on one
         whose closing handshake is not over.
         """
-        limit = self._amqp.connection_tune.channel_max or _MAX_CHANNELS
+        limit = self._channel_max
         for step in range(limit):
             number = (self._last_number + step) % limit + 1
             if number not in self._amqp.channels and number not in self._opening:
@@ -209,13 +224,17 @@ class Connection:
     @asynccontextmanager
     async def open_getter(self) -> AsyncGenerator[GetChannel]:
         """Open a channel to take single messages on; at exit its unsettled ones go back."""
-        control = await self._open_channel()
-        data = GetChannel(self.transport, control.number)
-        self.transport.attach(control.number, data)
+        self._getting += 1
         try:
-            yield data
+            control = await self._open_channel()
+            data = GetChannel(self.transport, control.number)
+            self.transport.attach(control.number, data)
+            try:
+                yield data
+            finally:
+                await self._close_channel(data)
         finally:
-            await self._close_channel(data)
+            self._getting -= 1
 
     async def _close_channel(self, data: ConsumeChannel | GetChannel) -> None:
         timeout = self.timeout

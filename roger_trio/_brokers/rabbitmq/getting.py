@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
-from typing import Final
+from typing import Final, Protocol
 
 import trio
 
-from ..base import BrokerError, ConnectionLost
+from ..base import BrokerError, ConnectionLost, TooManyMessages
 from . import frames
 from .channels import Channel, RabbitDelivery
 from .transport import Transport
@@ -100,6 +100,24 @@ class GetChannel(Channel):
         return sum(each.goes_back for each in taken)
 
 
+class Getters(Protocol):
+    """What channels to take messages on come from: a connection."""
+
+    @property
+    def room_to_get(self) -> int:
+        """How many messages a look may ask for now, at `PAGE` on a channel."""
+        ...
+
+    @property
+    def may_get_more(self) -> bool:
+        """Whether a look may take a page that nobody asked it for."""
+        ...
+
+    def open_getter(self) -> AbstractAsyncContextManager[GetChannel]:
+        """Open a channel to take single messages on; at exit its unsettled ones go back."""
+        ...
+
+
 class Browse:
     """Messages taken from the head of a queue, a page of them on each channel.
 
@@ -108,15 +126,15 @@ class Browse:
     channel is closed. So a channel never holds more, and is closed before the next one settles.
 
     Args:
-        open_getter: Opens a channel.
+        getters: Opens channels.
         queue: The queue.
+        given_back: How many messages the last look at this queue gave back.
     """
 
-    def __init__(
-        self, open_getter: Callable[[], AbstractAsyncContextManager[GetChannel]], queue: str
-    ) -> None:
-        self._open_getter = open_getter
+    def __init__(self, getters: Getters, queue: str, given_back: int) -> None:
+        self._getters = getters
         self._queue = queue
+        self._given_back = given_back
         self._pages: list[tuple[AsyncExitStack, GetChannel, list[TakenDelivery]]] = []
 
     @property
@@ -128,23 +146,40 @@ class Browse:
         """Take `limit` messages, if there are so many.
 
         More, while the last one has been handed out before: what is given back goes behind all
-        else that was given back, so to keep the order all of that has to be taken.
+        else that was given back, so to keep the order all of that has to be taken. Where there is
+        no room for that, the order is lost rather than the look.
 
         Raises:
+            TooManyMessages: There is no room for `limit`; nothing was taken.
             QueueMissing: There is no such queue.
             ConnectionLost: The connection is gone.
         """
-        left = limit
-        while left > 0 or (self._pages and self._pages[-1][2][-1].redelivered):
-            asked = min(left, PAGE) if left > 0 else PAGE
-            page = await self._take_page(asked)
-            left -= page
-            if page < asked:
+        room = self._getters.room_to_get
+        if limit > room:
+            text = f"queue {self._queue!r}: {limit} messages cannot be held at a time, but {room} "
+            text += f"can: {PAGE} on each of half the channels (channel_max); ask for fewer"
+            raise TooManyMessages(text)
+        count = 0
+        while wanted := self._wanted(limit, count):
+            page = await self._take_page(wanted)
+            count += page
+            if page < wanted:
                 return
+
+    def _wanted(self, limit: int, count: int) -> int:
+        """Say how many to take next, now that `count` are taken."""
+        if count < limit:
+            return min(limit - count, PAGE)
+        if not (self._pages and self._pages[-1][2][-1].redelivered and self._getters.may_get_more):
+            return 0
+        # No more than needed: the next look will have to take all of these.
+        if count < self._given_back:
+            return min(self._given_back - count, PAGE)
+        return PAGE if count > max(limit, self._given_back) else 1
 
     async def _take_page(self, size: int) -> int:
         stack = AsyncExitStack()
-        getter = await stack.enter_async_context(self._open_getter())
+        getter = await stack.enter_async_context(self._getters.open_getter())
         try:
             page = await getter.take(self._queue, size)
         except BaseException:
