@@ -211,7 +211,7 @@ async def running_node(
     """
     config = _config_for_test(config or DEFAULT_CONFIG, partitions, callbacks)
     memory = memory_of_this_run()
-    node = RunningNode(config, FaultyBroker(memory.open_broker()), memory)
+    node = RunningNode(config, FaultyBroker(memory.open_broker(config.prefix)), memory)
     nodes = nodes_of_this_run()
     error: BaseException | None = None
     async with trio.open_nursery() as nursery:

@@ -12,7 +12,7 @@ from trio.testing import MockClock
 import roger_trio as roger
 from roger_trio.testing import RunningNode, buried, enqueued, running_node
 
-from .jobs import chain, fail, in_thread, note, sleep
+from .jobs import Unique, chain, fail, in_thread, note, sleep
 
 
 async def test_a_job_is_performed(log: list[str]) -> None:
@@ -337,6 +337,17 @@ async def test_a_served_node_of_the_run_counts(log: list[str]) -> None:
         await node.run_until_idle()
         assert len(log) == 10
         nursery.cancel_scope.cancel()
+
+
+async def test_a_client_of_a_cluster_with_a_prefix_finds_the_node(log: list[str]) -> None:
+    """The node is of the cluster that its prefix says: its clients see it, and keys can be had."""
+    config = roger.Config(broker="memory:", prefix="x.", partitions={"app": {"default": 1}})
+    with trio.fail_after(10):
+        async with running_node(config) as node, roger.connect(config) as client:
+            assert list(await client.nodes()) == [node.name]
+            await client.enqueue(Unique("hello", key="k"), "app")
+            await node.run_until_idle()
+    assert log == ["starts hello", "ends hello"]
 
 
 async def test_the_next_run_begins_empty() -> None:
