@@ -7,6 +7,7 @@ import sys
 import tempfile
 from collections import Counter
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import Any, Protocol
@@ -18,6 +19,7 @@ from .._demo import story
 from .._demo.story import Buried, Enqueued, Event, Failed, Note, Succeeded
 from .examples import with_examples
 from .output import counted, has_colours, printable, say
+from .session import run
 
 
 @with_examples("roger demo")
@@ -33,7 +35,7 @@ def demo() -> None:
     with tempfile.TemporaryDirectory(prefix="roger-demo-") as folder:
         say("roger demo: the embedded broker, in a temporary file; nothing to install")
         with stage.opened():
-            tally = trio.run(_watch, stage, Path(folder))
+            tally = run(partial(_watch, stage, Path(folder)))
     _sum_up(tally, monotonic() - started)
 
 

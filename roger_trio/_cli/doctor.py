@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import partial
 
-import trio
 import typer
 
 from .._doctor import ByHand, Finding, Level, Report, examine
 from .examples import with_examples
 from .options import App, Imports, Json, Timeout
 from .output import print_json, print_table, say
-from .session import load_client_config
+from .session import load_client_config, run
 
 
 @with_examples(
@@ -31,7 +31,7 @@ def doctor(
     shows it. Exit status: 0 all is well, or there are warnings; 1 there are errors.
     """
     config = load_client_config(app, imports, timeout)
-    report = trio.run(examine, config)
+    report = run(partial(examine, config))
     if json:
         print_json(report.as_json())
     else:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-import trio
 import typer
 
 from .._tree.doorbell import RUN_DIRECTORY, Found, ask_all, run_directory
@@ -14,6 +13,7 @@ from .loading import load_config
 from .logs import set_up_quiet_logs
 from .options import Imports, Json
 from .output import print_json, print_table, remark
+from .session import run
 
 
 @with_examples(
@@ -54,7 +54,7 @@ def health(
     set_up_quiet_logs()
     config = None if app is None else load_config(app, imports or ())
     try:
-        found = trio.run(lambda: ask_all(config, timeout=timeout))
+        found = run(lambda: ask_all(config, timeout=timeout))
     except OSError as exc:
         raise Refused(f"{run_directory()}: {exc.strerror or exc}; see {RUN_DIRECTORY}") from exc
     nodes = [each for each in map(_as_json, found) if node in (None, each["node"])]

@@ -1,8 +1,9 @@
-"""A client for the length of one command."""
+"""Trio for the length of one command, and a client."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import TypeVar
 
 import attrs
@@ -47,8 +48,20 @@ def run_with_client(config: Config, act: Callable[[Client], Awaitable[T]]) -> T:
         RogerError: Whatever the client raised.
         KeyboardInterrupt: Ctrl-C.
     """
+    return run(partial(_run, config, act))
+
+
+def run(act: Callable[[], Awaitable[T]]) -> T:
+    """Run what a command does on Trio.
+
+    Args:
+        act: What to do.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C; never in a group.
+    """
     try:
-        return trio.run(_run, config, act)
+        return trio.run(act)
     except BaseExceptionGroup as group:
         if group.split(KeyboardInterrupt)[1] is None:  # nurseries wrap Ctrl-C
             raise KeyboardInterrupt from group

@@ -328,6 +328,21 @@ async def test_interrupted(roger: Roger, unreachable: str) -> None:
     assert command.out == ""
 
 
+async def test_doctor_interrupted(roger: Roger) -> None:
+    """Ctrl-C ends a look at a broker that says nothing, without a traceback."""
+    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    async with listener:
+        port = listener.socket.getsockname()[1]
+        with_broker(roger, f"amqp://somebody:{SECRET}@127.0.0.1:{port}/")
+        async with roger.running("doctor", "app:config") as command:
+            with trio.fail_after(PATIENCE):
+                connection = await listener.accept()
+            async with connection:
+                command.signal(signal.SIGINT)
+                assert await command.wait() == 130
+    assert (command.log, command.out) == ([], "")
+
+
 async def test_serve_a_module_that_fails(roger: Roger) -> None:
     """A module that cannot be imported ends a node with status 1, the place and the reason."""
     text = f"config = make('amqp://u:{SECRET}@localhost')\n"

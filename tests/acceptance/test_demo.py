@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -45,6 +46,26 @@ def test_demo_ends_by_itself_and_tells_the_whole_story(tmp_path: Path) -> None:
     ):
         assert line in done.stdout
     assert not list(tmp_path.iterdir())
+
+
+def test_demo_can_be_interrupted(tmp_path: Path) -> None:
+    """Ctrl-C ends it without a traceback, with the exit status of an interrupted command."""
+    with subprocess.Popen(
+        COMMAND,
+        cwd=tmp_path,
+        env=environment(PYTHONUNBUFFERED="1"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as child:
+        try:
+            assert child.stdout is not None
+            assert any(line.startswith("One node;") for line in child.stdout)  # It is on Trio now.
+            child.send_signal(signal.SIGINT)
+            _, err = child.communicate(timeout=WITHIN)
+        finally:
+            child.kill()
+    assert (child.returncode, err) == (130, "")
 
 
 def on_a_terminal(folder: Path, **changes: str) -> str:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
 from collections.abc import AsyncGenerator, Iterator
-from contextlib import asynccontextmanager
-from signal import SIGCONT, SIGKILL, SIGSTOP, SIGTERM
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from signal import SIGCONT, SIGINT, SIGKILL, SIGSTOP, SIGTERM
 from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import urlsplit
@@ -59,6 +62,17 @@ async def proxied(roger: Roger, url: str) -> AsyncGenerator[Proxy]:
         nursery.cancel_scope.cancel()
 
 
+@contextmanager
+def silent_node(roger: Roger) -> Iterator[trio.SocketListener]:
+    """Have a socket as a node of this process would, at which nobody answers."""
+    folder = Path(roger.environment["ROGER_RUN_DIR"]) / f"roger-{os.getuid()}"
+    folder.mkdir(mode=0o700)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as opened:
+        opened.bind(str(folder / f"{'0' * 16}-{os.getpid()}-abcd.sock"))
+        opened.listen()
+        yield trio.SocketListener(trio.socket.from_stdlib_socket(opened))
+
+
 async def test_a_broker_outage_makes_a_node_unready_and_not_dead(
     roger: Roger, amqp_url: str
 ) -> None:
@@ -99,6 +113,18 @@ async def test_a_frozen_node_is_not_live(roger: Roger) -> None:
         assert (status, found["live"]) == (1, False)
         assert "does not answer" in found["nodes"][0]["reasons"][0]
         assert (await health(roger, "--live"))[0] == 0
+
+
+async def test_interrupted_while_a_node_says_nothing(roger: Roger) -> None:
+    """Ctrl-C ends a probe that waits for a frozen node, without a traceback."""
+    with silent_node(roger) as listener:
+        async with roger.running("health", "--timeout", "600") as command, listener:
+            with trio.fail_after(PATIENCE):
+                connection = await listener.accept()
+            async with connection:
+                command.signal(SIGINT)
+                assert await command.wait() == 130
+    assert (command.log, command.out) == ([], "")
 
 
 async def test_which_nodes_are_asked(roger: Roger) -> None:
