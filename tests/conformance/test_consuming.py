@@ -74,6 +74,31 @@ async def test_what_is_given_back_comes_again(broker: Broker, queue: str) -> Non
             assert (third.body, third.redelivered) == (b"1", False)
 
 
+async def test_what_is_given_back_after_those_behind_it_were_acked_comes_again(
+    broker: Broker, queue: str
+) -> None:
+    """Settlements of one moment may leave together, and still mean each its own message."""
+    inbox, again = Inbox(), Inbox()
+    with trio.fail_after(PATIENCE):
+        await broker.publish_many(queue, messages(6))
+        async with broker.open_channel() as channel:
+            await channel.subscribe(queue, prefetch=6, on_delivery=inbox.put)
+            await inbox.wait(6)
+            await channel.unsubscribe()
+            for number in (1, 2):
+                inbox.deliveries[number].ack()
+            inbox.deliveries[0].give_back()
+            for number in (4, 5):
+                inbox.deliveries[number].ack()
+            inbox.deliveries[3].give_back()
+            await channel.flush()
+        async with broker.open_channel() as channel:
+            await channel.subscribe(queue, prefetch=6, on_delivery=again.put)
+            await again.wait(2)
+            await settles_at(0, lambda: _ready(broker, queue))
+    assert again.bodies == [b"0", b"3"]
+
+
 async def test_settling_twice_is_a_bug(broker: Broker, queue: str) -> None:
     """The second settlement of a delivery raises, whichever the two are."""
     inbox = Inbox()

@@ -51,6 +51,27 @@ async def _ready(broker: Broker, queue: str) -> int:
     return (await broker.count(queue)).messages
 
 
+async def test_what_is_sent_on_after_those_behind_it_were_acked_arrives(
+    broker: Broker, waiting: str, queue: str
+) -> None:
+    """Settlements of one moment may leave together, and still mean each its own message."""
+    inbox, there = Inbox(), Inbox()
+    with trio.fail_after(PATIENCE):
+        await broker.publish_many(waiting, onward(queue, 4))
+        async with broker.open_channel() as channel:
+            await channel.subscribe(waiting, prefetch=4, on_delivery=inbox.put)
+            await inbox.wait(4)
+            for number in (1, 2):
+                inbox.deliveries[number].ack()
+            for number in (0, 3):
+                inbox.deliveries[number].forward()
+            await channel.flush()
+        async with broker.open_channel() as channel:
+            await channel.subscribe(queue, prefetch=4, on_delivery=there.put)
+            await there.wait(2)
+    assert there.bodies == [b"0", b"3"]
+
+
 async def test_each_goes_where_its_publisher_said(
     broker: Broker, waiting: str, queue: str, elsewhere: str
 ) -> None:

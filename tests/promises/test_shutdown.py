@@ -196,6 +196,29 @@ async def test_cancelling_the_embedding_nursery_is_graceful(
 
 
 @on_every_broker
+async def test_a_job_given_back_beside_jobs_that_end_is_not_lost(setup: Setup, hub: Hub) -> None:
+    """Those behind it end well in the very moment in which it is interrupted."""
+
+    async def work() -> None:
+        first = hub.count("ran") == 1
+        hub.tell("began")
+        try:
+            await trio.sleep_forever()
+        except trio.Cancelled:
+            if first:
+                raise
+
+    hub.extra["do"] = work
+    config = setup.config({"default": 6}, shutdown_timeout=0.1)
+    with trio.fail_after(30):
+        async with serving(config) as node:
+            for number in range(6):
+                await node.enqueue(do.job(hub.name, str(number)), setup.partition)
+                await hub.wait("began", number + 1)
+    assert await left_in(setup) == [("0", 0, 0)]
+
+
+@on_every_broker
 async def test_a_job_that_fails_as_the_node_stops_is_buried_once(
     setup: Setup, hub: Hub, outsider: Outsider
 ) -> None:

@@ -73,13 +73,15 @@ class ConsumeChannel(Channel):
 
     def write_settlement(self, tag: int, make: Callable[[int, int], bytes]) -> None:
         """Queue the settlement of a delivery; acknowledgements leave together. See `Channel`."""
-        self._acks.settle(tag)
-        if make is not frames.ack:
+        if make is frames.ack:
+            self.check_open()
+            self._acks.settle(tag)
+            self._acks.add(tag)
+            self.transport.write_late(self)
+        else:
+            # Until its own frame is on its way, no acknowledgement of those behind it is for it.
             self.write(make(self.number, tag))
-            return
-        self.check_open()
-        self._acks.add(tag)
-        self.transport.write_late(self)
+            self._acks.settle(tag)
 
     def write_late(self) -> None:
         """Queue the acknowledgements that have come up."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given, strategies as st
 from pamqp import commands
 
@@ -11,49 +12,74 @@ from roger_trio._brokers.rabbitmq.consuming import ConsumeChannel
 from tests.unit.brokers import wire
 from tests.unit.brokers.test_channels import NUMBER, consuming, deliver
 
-KINDS = ["arrive", "arrive", "ack", "ack", "ack", "nack", "take"]
+KINDS = ["arrive", "arrive", "ack", "ack", "ack", "give back", "forward", "send"]
 STEPS = st.lists(st.tuples(st.sampled_from(KINDS), st.integers(0, 30)), min_size=20, max_size=80)
 
 
-def acked_by(data: bytes, on_loan: set[int]) -> set[int]:
-    """Tell what a broker takes for acknowledged, of what it has handed out."""
-    found: set[int] = set()
-    for _, ack in wire.unmarshal_all(data):
-        assert isinstance(ack, commands.Basic.Ack)
-        assert ack.delivery_tag in on_loan - found, "the broker would close the channel"
-        tags = {tag for tag in on_loan if tag < ack.delivery_tag} if ack.multiple else set[int]()
-        found |= tags | {ack.delivery_tag}
-    return found
+class Settled:
+    """What a broker does with the deliveries it has handed out."""
+
+    def __init__(self) -> None:
+        self.on_loan: set[int] = set()
+        self.done: dict[int, str] = {}
+
+    def take(self, data: bytes) -> None:
+        """Carry out frames that were sent."""
+        for _, frame in wire.unmarshal_all(data):
+            tag = frame.delivery_tag
+            assert tag in self.on_loan, "the broker would close the channel"
+            multiple = isinstance(frame, commands.Basic.Ack) and frame.multiple
+            for each in sorted(self.on_loan if multiple else {tag}):
+                if each <= tag:
+                    self.on_loan.discard(each)
+                    self.done[each] = type(frame).__name__
 
 
 @given(STEPS)
-def test_the_broker_takes_as_settled_just_what_was_acknowledged(
+async def test_the_broker_settles_each_delivery_as_was_decided(
     steps: list[tuple[str, int]],
 ) -> None:
-    """Whatever the order of arrivals and settlements, no other delivery is acknowledged."""
-    acks, last = Acks(), 0
-    on_loan: set[int] = set()  # To the broker.
-    held: list[int] = []  # Not settled by us.
-    decided: set[int] = set()
-    for step, choice in [*steps, ("take", 0)]:
+    """Whatever the order of arrivals and settlements, and whenever acknowledgements leave."""
+    got: list[Delivery] = []
+    transport, _ = consuming(got)
+    broker, decided = Settled(), dict[int, str]()
+    held: list[int] = []
+    for step, choice in [*steps, ("send", 0)]:
         if step == "arrive":
-            last += 1
-            acks.arrive(last)
-            on_loan.add(last)
-            held.append(last)
-        elif step == "take":
-            found = acked_by(acks.take(NUMBER), on_loan)
-            assert found == decided
-            on_loan -= found
-            decided = set()
+            tag = len(got) + 1
+            deliver(transport, tag, b"body", exchange="queue")
+            broker.on_loan.add(tag)
+            held.append(tag)
+        elif step == "send":
+            transport._collect()
+            broker.take(wire.written(transport))
+            assert broker.done == decided
+            assert broker.on_loan == set(held)
         elif held:
             tag = held.pop(choice % len(held))
-            acks.settle(tag)
+            delivery = got[tag - 1]
             if step == "ack":
-                acks.add(tag)
-                decided.add(tag)
-            else:  # Its frame is sent at once, before those of the acknowledgements.
-                on_loan.discard(tag)
+                delivery.ack()
+            elif step == "give back":
+                delivery.give_back()
+            else:
+                delivery.forward()
+            decided[tag] = {"ack": "Ack", "give back": "Nack", "forward": "Reject"}[step]
+
+
+@pytest.mark.parametrize("way", ["give_back", "forward"])
+async def test_what_is_given_back_is_not_acknowledged_with_those_behind_it(way: str) -> None:
+    """Their acknowledgements leave first, in one frame: that must not be for it too."""
+    transport, _, got = loans()
+    got[1].ack()
+    got[2].ack()
+    getattr(got[0], way)()
+    frames = [each for _, each in wire.unmarshal_all(wire.written(transport))]
+    assert [(each.delivery_tag, getattr(each, "multiple", False)) for each in frames] == [
+        (2, False),
+        (3, False),
+        (1, False),
+    ]
 
 
 def test_what_was_acknowledged_in_a_row_takes_one_frame() -> None:
@@ -74,7 +100,7 @@ def loans(channel_count: int = 3) -> tuple[wire.Transport, ConsumeChannel, list[
     got: list[Delivery] = []
     transport, channel = consuming(got)
     for tag in range(1, channel_count + 1):
-        deliver(transport, tag, b"body")
+        deliver(transport, tag, b"body", exchange="queue")
     return transport, channel, got
 
 
