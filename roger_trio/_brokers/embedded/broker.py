@@ -182,6 +182,7 @@ class EmbeddedBroker:
             try:
                 if suspects is None:
                     suspects = await self._call(lambda engine: engine.processes())
+                    await self._take_back_strays()
                 for process in self._presence.find_dead(suspects):
                     await self._take_back(process)
                 suspects, trouble = frozenset(), ""
@@ -201,6 +202,12 @@ class EmbeddedBroker:
         # It may have died after a commit and before it told of it.
         self._pump.look_again()
         self._presence.wake_all()
+
+    async def _take_back_strays(self) -> None:
+        strays = await self._call(lambda engine: engine.close_strays())
+        if strays:
+            text = "%s: what channels of unknown processes had goes to others: %d channels"
+            logger.warning(text, self._where, strays)
 
     # Declaring and publishing...
 

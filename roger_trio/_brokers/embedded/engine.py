@@ -12,13 +12,24 @@ import sqlite3
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-from ..base import Message, PublishRefused, QueueCount, QueueMissing, QueueRefused, QueueSpec
+from ..base import (
+    ConnectionLost,
+    Message,
+    PublishRefused,
+    QueueCount,
+    QueueMissing,
+    QueueRefused,
+    QueueSpec,
+)
 from .headers import pack, unpack
 from .post import Post
 from .values import News, Row, Stuck
 
 _PROMOTED_AT_ONCE: Final = 1000
 """Delayed messages moved in one transaction; the rest follow in the next."""
+
+TAKEN_FOR_DEAD: Final = "this process was taken for dead; what it had went to others"
+"""Why a channel is gone that its process did not close."""
 
 
 class _Known(NamedTuple):
@@ -215,14 +226,14 @@ class Engine:
     def claim(self, channel: int, queue: int, limit: int) -> list[Row]:
         """Deliver messages from the head of a queue to a channel that consumes it.
 
-        Of a queue with a single active consumer only the one that came first gets any.
+        Of a queue with a single active consumer only the one that came first gets any; and a
+        channel that was taken back gets none.
 
         Args:
             channel: The borrower.
             queue: The queue's number.
             limit: The most to lend.
         """
-        # Of a single-active queue a channel that was taken back gets nothing, consumers or none.
         active = (
             "SELECT single_active AND ? IS NOT "
             "(SELECT channel FROM consumers WHERE queue = queues.id ORDER BY id LIMIT 1) "
@@ -234,15 +245,22 @@ class Engine:
         return self._lend(channel, queue, limit, deliveries=1)
 
     def take(self, channel: int, queue: int, limit: int) -> list[Row]:
-        """Lend messages from the head of a queue for a look, which is no delivery."""
+        """Lend messages from the head of a queue for a look, which is no delivery.
+
+        Raises:
+            ConnectionLost: The channel was taken back.
+        """
+        self._check_open(channel)
         return self._lend(channel, queue, limit, deliveries=0)
 
     def _lend(self, channel: int, queue: int, limit: int, *, deliveries: int) -> list[Row]:
+        # What a channel borrows that is not there, nobody takes back when its process dies.
         rows = self._db.execute(
             "UPDATE messages SET channel = ?, deliveries = deliveries + ? "
             "WHERE id IN (SELECT id FROM messages WHERE queue = ? AND channel IS NULL "
+            "AND EXISTS (SELECT 1 FROM channels WHERE id = ?) "
             "ORDER BY id LIMIT ?) RETURNING id, body, message_id, headers, deliveries",
-            (channel, deliveries, queue, limit),
+            (channel, deliveries, queue, channel, limit),
         ).fetchall()
         rows.sort()  # RETURNING promises no order; ids are in order of arrival.
         return [Row(*row) for row in rows]
@@ -303,8 +321,14 @@ class Engine:
         self._db.execute("INSERT INTO channels (id, process) VALUES (?, ?)", (channel, process))
 
     def consume(self, channel: int, name: str) -> int:
-        """Note that a channel consumes a queue; return the queue's number."""
+        """Note that a channel consumes a queue; return the queue's number.
+
+        Raises:
+            QueueMissing: There is no such queue.
+            ConnectionLost: The channel was taken back.
+        """
         queue = self.queue_id(name)
+        self._check_open(channel)
         add = "INSERT OR IGNORE INTO consumers (queue, channel) VALUES (?, ?)"
         self._db.execute(add, (queue, channel))
         return queue
@@ -319,6 +343,10 @@ class Engine:
         """Tell whether a channel is still there, and its process was not taken for dead."""
         find = "SELECT EXISTS (SELECT 1 FROM channels WHERE id = ?)"
         return bool(self._db.execute(find, (channel,)).fetchone()[0])
+
+    def _check_open(self, channel: int) -> None:
+        if not self.is_open(channel):
+            raise ConnectionLost(TAKEN_FOR_DEAD)
 
     def close_channel(self, channel: int) -> None:
         """Take back all that is on loan to a channel, and forget it."""
@@ -335,6 +363,21 @@ class Engine:
         for (channel,) in channels:
             self.close_channel(channel)
         self.post.forget(process)
+        return len(channels)
+
+    def close_strays(self) -> int:
+        """Take back what is on loan to channels that are not there; return how many those are.
+
+        Nobody else would: the processes they belonged to are not known any more.
+        """
+        find = (
+            "SELECT channel FROM messages WHERE channel IS NOT NULL "
+            "AND channel NOT IN (SELECT id FROM channels) "
+            "UNION SELECT channel FROM consumers WHERE channel NOT IN (SELECT id FROM channels)"
+        )
+        channels = self._db.execute(find).fetchall()
+        for (channel,) in channels:
+            self.close_channel(channel)
         return len(channels)
 
     def processes(self) -> frozenset[str]:

@@ -19,7 +19,7 @@ import trio
 
 from ..base import BrokerError, ConnectionLost
 from .channels import EmbeddedChannel, Pile, Subscription
-from .engine import Engine
+from .engine import TAKEN_FOR_DEAD, Engine
 from .runner import Runner
 from .values import Broadcast, Row, Stuck
 
@@ -52,8 +52,6 @@ class Settled:
     stuck: Sequence[tuple[EmbeddedChannel, Stuck]]
     overdue: Collection[str]
     """Processes that did not get what was said to them."""
-    superseded: Sequence[EmbeddedChannel]
-    """Channels that were taken back, because our process was taken for dead."""
 
 
 @attrs.frozen
@@ -70,6 +68,8 @@ class Turn:
     """What one turn of the pump brought."""
 
     settled: Settled
+    superseded: Sequence[EmbeddedChannel]
+    """Channels that were taken back, because our process was taken for dead."""
     claimed: Sequence[Sequence[Row]]
     broadcasts: Sequence[Broadcast]
     next_due: float | None
@@ -259,7 +259,12 @@ class Pump:
         settlements, flushes = _take_settlements(stirred), self._take_flushes()
         claims = _take_claims(stirred)
         work = partial(
-            _turn, settlements=settlements, claims=claims, now=self._now(), process=self._process
+            _turn,
+            channels=list(stirred),
+            settlements=settlements,
+            claims=claims,
+            now=self._now(),
+            process=self._process,
         )
         try:
             turn = await self._runner.call(work)
@@ -273,7 +278,7 @@ class Pump:
                 self._remove(settled.channel)
         for flush in flushes:
             flush.set()
-        self._consider(turn.settled)
+        self._consider(turn)
         for claim, rows in zip(claims, turn.claimed, strict=True):
             if len(rows) == claim.limit:
                 claim.subscription.may_have_more = True
@@ -283,11 +288,11 @@ class Pump:
         if turn.broadcasts:
             self._on_broadcasts(turn.broadcasts)
 
-    def _consider(self, settled: Settled) -> None:
-        """Draw the conclusions from what became of settlements."""
-        for channel in settled.superseded:
-            text = "this process was taken for dead; what it had went to others"
-            channel.lose(ConnectionLost(text))
+    def _consider(self, turn: Turn) -> None:
+        """Draw the conclusions from what became of channels and settlements."""
+        settled = turn.settled
+        for channel in turn.superseded:
+            channel.lose(ConnectionLost(TAKEN_FOR_DEAD))
         for channel, stuck in settled.stuck:
             channel.pile.forwarded.append(stuck.id)
             self._stirred[channel] = None  # To be tried again after a while.
@@ -338,22 +343,18 @@ def _take_claims(channels: Iterable[EmbeddedChannel]) -> list[Claim]:
 def _settle(engine: Engine, settlements: Sequence[Settlements]) -> Settled:
     stuck: list[tuple[EmbeddedChannel, Stuck]] = []
     overdue: set[str] = set()
-    superseded: list[EmbeddedChannel] = []
     for each in settlements:
         number, pile = each.channel.number, each.pile
         engine.settle(number, pile.acked, pile.returned)
         if pile.forwarded:
             found = engine.forward(number, pile.forwarded)
             stuck += [(each.channel, one) for one in found if not each.is_last]
-        if pile.said:
-            if engine.is_open(number):
-                overdue.update(_say(engine, pile.said))
-            else:
-                superseded.append(each.channel)
+        if pile.said and engine.is_open(number):
+            overdue.update(_say(engine, pile.said))
         if each.is_last:
             engine.close_channel(number)
         each.is_done = True
-    return Settled(stuck, overdue, superseded)
+    return Settled(stuck, overdue)
 
 
 def _say(engine: Engine, said: Sequence[Broadcast]) -> set[str]:
@@ -363,17 +364,20 @@ def _say(engine: Engine, said: Sequence[Broadcast]) -> set[str]:
 
 def _turn(
     engine: Engine,
+    channels: Sequence[EmbeddedChannel],
     settlements: Sequence[Settlements],
     claims: Sequence[Claim],
     now: float,
     process: str,
 ) -> Turn:
+    # Before those that have ended are closed, which are not there after it.
+    superseded = [each for each in channels if not engine.is_open(each.number)]
     settled = _settle(engine, settlements)
     next_due = engine.promote(now)
     claimed = [
         engine.claim(each.channel.number, each.subscription.number, each.limit) for each in claims
     ]
-    return Turn(settled, claimed, engine.post.collect(process), next_due)
+    return Turn(settled, superseded, claimed, engine.post.collect(process), next_due)
 
 
 def _leave(

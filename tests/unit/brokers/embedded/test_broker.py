@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
+import sqlite3
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
 import pytest
@@ -61,6 +63,34 @@ async def test_calls_wait_for_it_to_open(tmp_path: Path) -> None:
         with trio.move_on_after(0.05) as scope:
             await broker.publish("q", Message(b""))
         assert scope.cancelled_caught
+
+
+async def test_what_nobody_has_on_loan_is_taken_back(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A message lent to a channel that is not there is ready again once a broker starts."""
+    path = tmp_path / "roger.db"
+
+    async def start() -> AsyncGenerator[EmbeddedBroker]:
+        broker = open_sqlite_broker(str(path))
+        with trio.fail_after(30):
+            async with trio.open_nursery() as nursery:
+                await nursery.start(broker.run)
+                yield broker
+                nursery.cancel_scope.cancel()
+
+    async with asynccontextmanager(start)() as broker:
+        await broker.declare([QueueSpec(name="q")])
+        await broker.publish("q", Message(b"x"))
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute("UPDATE messages SET channel = 1")
+    async with asynccontextmanager(start)() as broker:
+
+        async def ready() -> int:
+            return (await broker.count("q")).messages
+
+        await settles_at(1, ready)
+    assert "unknown processes" in caplog.text
 
 
 def test_a_day_in_no_time() -> None:

@@ -10,7 +10,14 @@ import pytest
 from hypothesis import settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from roger_trio._brokers.base import Message, PublishRefused, QueueMissing, QueueRefused, QueueSpec
+from roger_trio._brokers.base import (
+    ConnectionLost,
+    Message,
+    PublishRefused,
+    QueueMissing,
+    QueueRefused,
+    QueueSpec,
+)
 from roger_trio._brokers.embedded.database import open_memory
 from roger_trio._brokers.embedded.engine import Engine
 from roger_trio._brokers.embedded.values import News
@@ -154,6 +161,37 @@ def test_one_taken_for_dead_gets_nothing_more_of_a_single_active_queue(engine: E
     consume(engine, 2, "single", "b")
     assert bodies(engine, 1, queue) == []
     assert bodies(engine, 2, queue) == [b"1", b"2"]
+
+
+def test_nothing_is_lent_to_a_channel_that_is_not_there(engine: Engine) -> None:
+    """What it borrowed, nobody would take back when its process dies: it gets nothing."""
+    queue = consume(engine, 1, "q", "a")
+    publish(engine, "q", b"1")
+    engine.close_process("a")
+    assert bodies(engine, 1, queue) == []
+    with pytest.raises(ConnectionLost, match="taken for dead"):
+        engine.take(1, queue, 9)
+    with pytest.raises(ConnectionLost, match="taken for dead"):
+        engine.consume(1, "q")
+    count = engine.count("q")
+    assert (count.messages, count.consumers) == (1, 0)
+
+
+def test_what_channels_have_that_are_not_there_is_taken_back(
+    engine: Engine, database: sqlite3.Connection
+) -> None:
+    """A loan, and a place in a queue, whose channel nobody knows any more: both are undone."""
+    queue = consume(engine, 1, "q", "a")
+    single = consume(engine, 2, "single", "b")
+    consume(engine, 3, "single", "c")
+    publish(engine, "q", b"1")
+    publish(engine, "single", b"2")
+    assert (bodies(engine, 1, queue), bodies(engine, 3, single)) == ([b"1"], [])
+    database.execute("DELETE FROM channels WHERE id < 3")
+    assert engine.close_strays() == 2
+    assert engine.count("q").messages == 1
+    assert bodies(engine, 3, single) == [b"2"]
+    assert engine.close_strays() == 0
 
 
 def test_a_missing_queue_is_missing_for_every_verb(engine: Engine) -> None:

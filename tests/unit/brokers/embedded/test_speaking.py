@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,36 @@ async def test_one_taken_for_dead_is_not_heard(
         assert await heard.receive() == b"no, mine"
     assert new.bodies == [b"0", b"1", b"2"]
     assert (await other.count("single")).messages == 3
+
+
+async def test_one_taken_for_dead_borrows_nothing(
+    broker: EmbeddedBroker, other: EmbeddedBroker
+) -> None:
+    """Taken for dead, a consumer that only claims, or only settles, learns it too."""
+    claims, settles, new = Inbox(), Inbox(), Inbox()
+    await broker.declare([QueueSpec(name="r")])
+    async with (
+        broker.open_channel() as claiming,
+        broker.open_channel() as settling,
+        other.open_channel() as theirs,
+    ):
+        await claiming.subscribe("q", prefetch=9, on_delivery=claims.put)
+        await settling.subscribe("r", prefetch=1, on_delivery=settles.put)
+        await broker.publish("r", Message(b"held"))
+        await settles.wait(1)
+        await take_for_dead(broker, by=other)
+        await broker.publish("q", Message(b"x"))
+        with pytest.raises(ConnectionLost, match="taken for dead"):
+            await claiming.wait_lost()
+        with suppress(ConnectionLost):  # It may have learned it already.
+            settles.deliveries[0].ack()
+        with pytest.raises(ConnectionLost, match="taken for dead"):
+            await settling.wait_lost()
+        for queue in ("q", "r"):
+            await theirs.subscribe(queue, prefetch=9, on_delivery=new.put)
+        await new.wait(2)
+    assert claims.bodies == []
+    assert sorted(new.bodies) == [b"held", b"x"]
 
 
 async def test_said_once_though_the_database_fails(
