@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable, Iterable
 from typing import Final, NoReturn
 
@@ -55,15 +54,25 @@ class OrphanWatch:
 
     async def _tend(self) -> None:
         """Look after them until there are none."""
-        ask_at = -math.inf
-        while orphans := list(self._orphans()):
-            if not self._broker.is_connected:
-                await self._let_no_key_be_doubted(orphans)
-                ask_at = -math.inf
-            elif trio.current_time() >= ask_at:
-                await self._look_for_copies(orphans)
-                ask_at = trio.current_time() + _ASK_EVERY
-            await trio.sleep(_LOOK_EVERY)
+        while any(self._orphans()):
+            if self._broker.is_connected:
+                await self._ask_until_cut_off()
+            else:
+                await self._let_no_key_be_doubted(self._orphans())
+                await trio.sleep(_LOOK_EVERY)
+
+    async def _ask_until_cut_off(self) -> None:
+        """Ask where they run; an answer is not waited for without a connection."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._keep_asking)
+            while self._broker.is_connected and any(self._orphans()):  # noqa: ASYNC110
+                await trio.sleep(_LOOK_EVERY)
+            nursery.cancel_scope.cancel()
+
+    async def _keep_asking(self) -> NoReturn:
+        while True:
+            await self._look_for_copies(self._orphans())
+            await trio.sleep(_ASK_EVERY)
 
     async def _let_no_key_be_doubted(self, orphans: Iterable[Running]) -> None:
         now = trio.current_time()
