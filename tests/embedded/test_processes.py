@@ -7,6 +7,7 @@ import resource
 import signal
 import statistics
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -207,6 +208,47 @@ async def _round_trip(broker: Broker) -> float:
             await channel.flush()
         times.append(time.monotonic() - began)
     return min(times)
+
+
+async def test_one_whose_files_were_removed_comes_back(path: str) -> None:
+    """Taken for dead because its lock is gone, a process loses no message, and is there again."""
+    inbox, again = Inbox(), trio.Event()
+    async with running(path, "q") as broker, broker.listen("t", on_again=again.set) as heard:
+        async with broker.open_channel() as channel:
+            await channel.subscribe("q", prefetch=9, on_delivery=inbox.put)
+            _remove_lock(path, os.getpid())
+            # Taken for dead by who starts now, unless it was quicker.
+            async with running(path) as other:
+                with trio.fail_after(20):
+                    await again.wait()
+                await other.broadcast("t", b"x")
+                with trio.fail_after(20):
+                    assert await heard.receive() == b"x"
+        async with running(path) as other, broker.open_channel() as channel:
+            await channel.subscribe("q", prefetch=9, on_delivery=inbox.put)
+            await other.publish("q", Message(b"y"))
+            [delivery] = await inbox.wait(1)
+            delivery.ack()
+            await channel.flush()
+        with child(children.consume_and_keep, path, "q", 1) as dying:
+            assert dying.read_line() == "ready"
+            await broker.publish("q", Message(b"z"))
+            assert dying.read_line() == "z"
+            _remove_lock(path, dying.pid)
+            await settles_at(True, partial(_has_lock, path, dying.pid))
+            dying.kill()
+            await settles_at(1, partial(_ready, broker, "q"))
+
+
+def _has_lock(path: str, pid: int) -> bool:
+    """Tell whether a process can be found."""
+    return bool(list(Path(f"{path}-processes").glob(f"{pid}-*.lock")))
+
+
+def _remove_lock(path: str, pid: int) -> None:
+    """Keep a process from being found."""
+    for each in Path(f"{path}-processes").glob(f"{pid}-*"):
+        each.unlink()
 
 
 async def test_a_full_disk(path: str) -> None:

@@ -177,6 +177,7 @@ class EmbeddedBroker:
     async def _watch_neighbours(self) -> NoReturn:
         """Take back what died with other processes, moments after they died."""
         trouble = ""
+        was_lost = False
         suspects: frozenset[str] | None = None
         while True:
             try:
@@ -185,7 +186,11 @@ class EmbeddedBroker:
                     await self._take_back_strays()
                 for process in self._presence.find_dead(suspects):
                     await self._take_back(process)
-                suspects, trouble = frozenset(), ""
+                suspects = frozenset()
+                was_lost = self._presence.renew() or was_lost
+                if was_lost:
+                    await self._come_back()
+                was_lost, trouble = False, ""
             except (BrokerError, OSError) as exc:
                 if str(exc) != trouble:
                     trouble = str(exc)
@@ -202,6 +207,13 @@ class EmbeddedBroker:
         # It may have died after a commit and before it told of it.
         self._pump.look_again()
         self._presence.wake_all()
+
+    async def _come_back(self) -> None:
+        """Be as before, where others may have taken us for dead and closed all we had."""
+        topics = self._listeners.topics
+        await self._call(lambda engine: engine.post.listen(topics, self._presence.name))
+        self._listeners.hear_again()
+        self._pump.look_again()  # Channels learn that they are lost when they want something.
 
     async def _take_back_strays(self) -> None:
         strays = await self._call(lambda engine: engine.close_strays())
@@ -345,12 +357,13 @@ class EmbeddedBroker:
     ) -> AsyncGenerator[trio.MemoryReceiveChannel[bytes]]:
         """Receive what is broadcast to any of `topics` from now on; see `Broker`.
 
-        It goes on while channels are lost: `on_again` is never called.
+        It goes on while channels are lost: `on_again` is called only where others may have taken
+        this process for dead.
         """
         each_once = tuple(dict.fromkeys(map(self.full_topic, topics)))
         name = self._presence.name
         await self._wait_open()
-        listener = self._listeners.add(each_once)
+        listener = self._listeners.add(each_once, on_again)
         try:
             await self._call(lambda engine: engine.post.listen(each_once, name))
             yield listener.receive

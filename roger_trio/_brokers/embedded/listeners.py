@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from ..listening import Listener
 from .values import Broadcast
@@ -13,10 +13,18 @@ class Listeners:
 
     def __init__(self) -> None:
         self._listeners: dict[str, list[Listener]] = {}
+        self._on_again: dict[Listener, Callable[[], None]] = {}
 
-    def add(self, topics: Collection[str]) -> Listener:
-        """Add one."""
+    @property
+    def topics(self) -> Sequence[str]:
+        """All topics to which somebody listens."""
+        return tuple(self._listeners)
+
+    def add(self, topics: Collection[str], on_again: Callable[[], None] | None = None) -> Listener:
+        """Add one; `on_again` is called each time that it may have missed something."""
         listener = Listener(*topics)
+        if on_again is not None:
+            self._on_again[listener] = on_again
         for topic in topics:
             self._listeners.setdefault(topic, []).append(listener)
         return listener
@@ -24,6 +32,7 @@ class Listeners:
     def remove(self, topics: Collection[str], listener: Listener) -> list[str]:
         """Remove one; return the topics to which nobody listens any more."""
         listener.close()
+        self._on_again.pop(listener, None)
         for topic in topics:
             self._listeners[topic].remove(listener)
         left = [topic for topic in topics if not self._listeners[topic]]
@@ -36,6 +45,11 @@ class Listeners:
         for each in broadcasts:
             for listener in self._listeners.get(each.topic, ()):
                 listener.put(each.body)
+
+    def hear_again(self) -> None:
+        """Tell all that they may have missed something."""
+        for on_again in list(self._on_again.values()):
+            on_again()
 
     def close(self) -> None:
         """End all: they see the end of their channel."""

@@ -25,6 +25,7 @@ from .deathwatch import Deathwatch
 
 _LOCK: Final = ".lock"
 _PIPE: Final = ".wake"
+_OPEN: Final = os.O_RDWR | os.O_CLOEXEC
 _SCRAP: Final = 4096
 _INTERVAL: Final = 0.25
 """Seconds between two looks for the dead, should nobody notice one."""
@@ -92,6 +93,10 @@ class Presence(Protocol):
         """Remove what a dead one left behind."""
         ...
 
+    def renew(self) -> bool:
+        """Be found by the others again; return whether they could not find this one."""
+        ...
+
 
 class FilePresence:
     """This process among those that use one database file.
@@ -125,26 +130,60 @@ class FilePresence:
         self._file = Path(self._database).resolve(strict=True)
         self._identity = _identity(self._file)
         self._folder = _folder_of(self._file)
-        self._folder.mkdir(mode=0o700, exist_ok=True)
         try:
             self._make_files()
         except OSError:
             self.leave(is_clean=True)
             raise
 
-    def _make_files(self) -> None:
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+    def _make_files(self) -> bool:
+        """Make those of our files that are not there; return whether that were any."""
+        self._folder.mkdir(mode=0o700, exist_ok=True)
+        lock, pipe = (self._folder / f"{self.name}{kind}" for kind in (_LOCK, _PIPE))
+        is_locked, is_heard = _is_at(self._lock, lock), _is_at(self._pipe, pipe)
+        if not is_locked:  # The first, as it tells whether we live.
+            self._make_lock(lock)
+        if not is_heard:
+            self._make_pipe(pipe)
+        return not (is_locked and is_heard)
+
+    def _make_lock(self, path: Path) -> None:
         # Locked before it has its name, so that nobody finds it unlocked.
         scratch = self._folder / f".{self.name}"
-        self._lock = os.open(scratch, flags, 0o600)
+        former, self._lock = self._lock, os.open(scratch, _OPEN | os.O_CREAT, 0o600)
         _held.add(self._lock)
+        _let_go(former)
         fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        scratch.rename(self._folder / f"{self.name}{_LOCK}")
-        pipe = self._folder / f"{self.name}{_PIPE}"
-        os.mkfifo(pipe, 0o600)
+        scratch.rename(path)
+
+    def _make_pipe(self, path: Path) -> None:
+        scratch = self._folder / f".{self.name}"
+        scratch.unlink(missing_ok=True)
+        os.mkfifo(scratch, 0o600)
         # For reading and writing: with a writer of our own it never reports the end.
-        self._pipe = os.open(pipe, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        former, self._pipe = self._pipe, os.open(scratch, _OPEN | os.O_NONBLOCK)
         _held.add(self._pipe)
+        if former >= 0:
+            trio.lowlevel.notify_closing(former)  # Whoever listens goes over to the new one.
+            _let_go(former)
+        scratch.rename(path)
+
+    def renew(self) -> bool:
+        """Make our files anew if somebody has removed them; return whether that was so.
+
+        Without them nobody wakes us, and who comes takes us for dead.
+
+        Raises:
+            OSError: They cannot be made.
+        """
+        is_renewed = self._make_files()
+        if is_renewed:
+            text = (
+                "%s: files of this process were removed while it runs, and are made anew; others "
+                "may have taken it for dead: keep what deletes old files away from that folder"
+            )
+            logger.warning(text, self._folder)
+        return is_renewed
 
     def leave(self, *, is_clean: bool) -> None:
         """Be gone; if not clean, the others find this one dead and clean up."""
@@ -154,15 +193,14 @@ class FilePresence:
         if is_clean:
             _remove(self._folder, self.name)
         for descriptor in (self._pipe, self._lock):
-            if descriptor >= 0:
-                _held.discard(descriptor)
-                os.close(descriptor)
+            _let_go(descriptor)
         self._pipe = self._lock = -1
 
     async def listen(self) -> NoReturn:
         """Wait for the others' calls."""
         while True:
-            await trio.lowlevel.wait_readable(self._pipe)
+            with suppress(trio.ClosedResourceError):  # It was made anew.
+                await trio.lowlevel.wait_readable(self._pipe)
             with suppress(BlockingIOError):
                 while len(os.read(self._pipe, _SCRAP)) == _SCRAP:
                     pass
@@ -298,6 +336,24 @@ class RunPresence:
 
     def bury(self, process: str) -> None:
         """Do nothing: nobody leaves anything behind."""
+
+    def renew(self) -> bool:
+        """Do nothing: there is nothing that somebody could remove."""
+        return False
+
+
+def _let_go(descriptor: int) -> None:
+    if descriptor >= 0:
+        _held.discard(descriptor)
+        os.close(descriptor)
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    """Tell whether the open file is the one that lies there."""
+    if descriptor < 0:
+        return False
+    found = os.fstat(descriptor)
+    return (found.st_dev, found.st_ino) == _identity(path)
 
 
 def _identity(path: Path) -> tuple[int, int]:

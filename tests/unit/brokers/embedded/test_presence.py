@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 from roger_trio._brokers.embedded.presence import FilePresence, RunPresence
 
@@ -264,6 +266,48 @@ def test_a_call_that_could_not_be_made_is_made_later(
         assert "cannot be woken now" in caplog.text
         one.find_dead([])
         assert os.read(two._pipe, 10) == b"\0"
+
+
+@pytest.mark.parametrize("lost", [(".lock",), (".wake",), (".lock", ".wake")])
+async def test_files_that_were_removed_are_made_anew(
+    database: Path, caplog: pytest.LogCaptureFixture, lost: tuple[str, ...]
+) -> None:
+    """Whoever lost its files is found alive again, and hears calls, by the same name; once."""
+    heard = trio.Event()
+    with trio.fail_after(20), present(database) as one:
+        two = FilePresence(str(database))
+        two.enter(heard.set)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(two.listen)
+            await trio.testing.wait_all_tasks_blocked()
+            assert not two.renew()
+            for each in lost:
+                (folder(database) / f"{two.name}{each}").unlink()
+            assert one.lives(two.name) is (".lock" not in lost)
+            assert two.renew()
+            assert not two.renew()
+            assert one.find_dead([two.name]) == []
+            await trio.testing.wait_all_tasks_blocked()
+            heard = trio.Event()
+            two._on_woken = heard.set
+            one.wake([two.name])
+            await heard.wait()
+            nursery.cancel_scope.cancel()
+        two.leave(is_clean=True)
+        assert one.find_dead([]) == []
+        assert len(list(folder(database).iterdir())) == 2
+    assert caplog.text.count("are made anew") == 1
+
+
+async def test_a_folder_that_was_removed_is_made_anew(database: Path) -> None:
+    """The folder itself may go, too."""
+    with present(database) as one, present(database) as two:
+        shutil.rmtree(folder(database))
+        assert one.renew()
+        assert one.find_dead([two.name]) == [two.name]
+        assert two.renew()
+        assert one.find_dead([two.name]) == []
+        assert stat.S_IMODE(folder(database).stat().st_mode) == 0o700
 
 
 def test_in_memory_nobody_dies() -> None:
