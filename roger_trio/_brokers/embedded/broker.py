@@ -33,6 +33,8 @@ logger = logging.getLogger(__name__)
 
 _CLOSE_TIMEOUT: Final = 10.0
 """Seconds to wait for the database when something ends."""
+_RETRY: Final = 0.25
+"""Seconds after which is published again what the database was not even told."""
 _PURGED_AT_ONCE: Final = 20_000
 """Messages deleted in one transaction, so that others get their turn in between."""
 MAX_DELAY: Final = 10 * 365 * 86400.0
@@ -246,10 +248,11 @@ class EmbeddedBroker:
         if delay > MAX_DELAY:
             raise PublishRefused(f"a delay of {delay:g} s; at most {MAX_DELAY:g} s are possible")
         due = self._now() + delay if delay > 0 else None
-        try:
-            await self._call(lambda engine: engine.publish(queue, messages, due))
-        except ConnectionLost:  # The broker was closed before it was done.
-            await trio.sleep_forever()
+        while True:
+            try:
+                return await self._call(lambda engine: engine.publish(queue, messages, due))
+            except ConnectionLost:  # Not done; once the broker is closed, the next call waits.
+                await trio.sleep(_RETRY)
 
     # Consuming, looking, counting...
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any, Final, Protocol, TypeVar
 
@@ -55,23 +56,28 @@ class Runner(Protocol):
         ...
 
 
-class _Locked(Exception):
-    """Another process is writing, and does not end."""
-
-
-def transact(engine: Engine, works: list[Work[Any]]) -> tuple[list[outcome.Maybe[Any]], News]:
+def transact(
+    engine: Engine, works: Sequence[Work[Any]], begin: Callable[[], None] | None = None
+) -> tuple[list[outcome.Maybe[Any]], News]:
     """Run pieces of work in one transaction; return an outcome for each, and the news.
 
     A piece that ends with a `BrokerError` has written nothing, as the engine checks first. After
     any other failure nothing is kept, and each piece has a transaction to itself: one that asks
     for too much does not take the others with it.
+
+    Args:
+        engine: The database.
+        works: What to run.
+        begin: Begins a transaction; what it raises `ConnectionLost` for is not done.
+            Default: the engine's own.
     """
+    begin = begin or engine.begin
     try:
-        _begin(engine)
+        begin()
         results = [_attempt(work, engine) for work in works]
         return results, engine.commit()
-    except _Locked:
-        raise
+    except ConnectionLost as exc:
+        return [outcome.Error(ConnectionLost(str(exc))) for _ in works], News()
     except Exception as exc:  # noqa: BLE001 -- given to whom it concerns
         engine.roll_back()
         if len(works) == 1:
@@ -79,32 +85,20 @@ def transact(engine: Engine, works: list[Work[Any]]) -> tuple[list[outcome.Maybe
     except BaseException:
         engine.roll_back()
         raise
-    return _transact_singly(engine, works)
+    return _transact_singly(engine, works, begin)
 
 
 def _transact_singly(
-    engine: Engine, works: list[Work[Any]]
+    engine: Engine, works: Sequence[Work[Any]], begin: Callable[[], None]
 ) -> tuple[list[outcome.Maybe[Any]], News]:
     results: list[outcome.Maybe[Any]] = []
     queues: frozenset[int] = frozenset()
     processes: frozenset[str] = frozenset()
     for work in works:
-        try:
-            [result], news = transact(engine, [work])
-        except _Locked:
-            result, news = outcome.Error(ConnectionLost(_LOCKED)), News()
+        [result], news = transact(engine, [work], begin)
         results.append(result)
         queues, processes = queues | news.queues, processes | news.processes
     return results, News(queues, processes)
-
-
-def _begin(engine: Engine) -> None:
-    try:
-        engine.begin()
-    except sqlite3.OperationalError as exc:
-        if is_locked(exc):
-            raise _Locked from exc
-        raise
 
 
 def is_locked(error: sqlite3.Error) -> bool:
@@ -190,6 +184,8 @@ class ThreadRunner:
         self._where = where
         self._requests: SimpleQueue[_Request | None] = SimpleQueue()
         self._stopped = False
+        self._gave_up = False
+        """Whether the database was locked when we were to stop: nothing more is done then."""
         self._limiter = trio.CapacityLimiter(1)
         self.trouble = ""
 
@@ -231,7 +227,8 @@ class ThreadRunner:
             while True:
                 group, is_last = self._next_group()
                 if group:
-                    results, news = self._persist(engine, group)
+                    works = [request.work for request in group]
+                    results, news = transact(engine, works, partial(self._begin, engine))
                     token.run_sync_soon(_answer, group, results, news, on_news)
                 if is_last:
                     return
@@ -254,23 +251,26 @@ class ThreadRunner:
                 return group, False
         return group, True
 
-    def _persist(
-        self, engine: Engine, group: list[_Request]
-    ) -> tuple[list[outcome.Maybe[Any]], News]:
-        """Do the work of a group; while the database is locked, wait, unless we are to stop."""
-        works = [request.work for request in group]
-        while True:
+    def _begin(self, engine: Engine) -> None:
+        """Begin a transaction; while the database is locked, wait, unless we are to stop.
+
+        Raises:
+            ConnectionLost: We are to stop.
+        """
+        while not self._gave_up:
             try:
-                done = transact(engine, works)
-            except _Locked:
-                if self._stopped:
-                    return [outcome.Error(ConnectionLost(_LOCKED)) for _ in works], News()
+                engine.begin()
+            except sqlite3.OperationalError as exc:
+                if not is_locked(exc):
+                    raise
                 if not self.trouble:
                     logger.warning("%s: %s; waiting for it", self._where, _LOCKED)
                 self.trouble = _LOCKED
+                self._gave_up = self._stopped
             else:
                 self.trouble = ""
-                return done
+                return
+        raise ConnectionLost(_LOCKED)
 
     async def call(self, work: Work[T]) -> T:
         """Run a piece of work in the thread; see `Runner`."""

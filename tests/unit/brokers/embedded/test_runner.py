@@ -5,7 +5,8 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from roger_trio._brokers.base import (
+    BrokerError,
     ConnectionLost,
     ConnectionRefused,
     Message,
@@ -172,6 +174,65 @@ async def test_it_waits_for_another_writer(
         assert await ready(runner) == 1
         other.close()
     assert len(caplog.records) == 1
+
+
+class Thief:
+    """A piece of work that fails a group, and has somebody else write before it fails alone.
+
+    Args:
+        other: Who writes then.
+    """
+
+    def __init__(self, other: sqlite3.Connection) -> None:
+        self._other = other
+        self._is_alone = False
+
+    def __call__(self, engine: Engine) -> None:
+        """Fail."""
+        if self._is_alone:
+            engine.roll_back()
+            self._other.execute("BEGIN IMMEDIATE")
+        self._is_alone = True
+        raise sqlite3.OperationalError("database or disk is full")
+
+
+@pytest.mark.parametrize("stops", [False, True])
+async def test_those_whose_group_failed_wait_for_another_writer(
+    tmp_path: Path, stops: bool
+) -> None:
+    """Each alone waits as the group would: they are done when the database is free, or never."""
+    path = tmp_path / "db"
+    ends: list[str] = []
+
+    async def end(name: str, work: object) -> None:
+        try:
+            await runner.call(work)  # type: ignore[arg-type]
+        except BrokerError as exc:
+            name = f"{name}: {type(exc).__name__}"
+        ends.append(name)
+
+    with (
+        trio.fail_after(30),
+        closing(sqlite3.connect(path, isolation_level=None, check_same_thread=False)) as other,
+    ):
+        async with trio.open_nursery() as callers, running(path) as runner:
+            gate, thief = Gate(), Thief(other)
+            callers.start_soon(runner.call, gate)
+            await gate.reached.wait()
+            callers.start_soon(end, "thief", thief)
+            await wait_all_tasks_blocked()
+            for each in range(3):
+                publishing = partial(Engine.publish, name="q", messages=[put(b"x")], due=None)
+                callers.start_soon(end, f"{each}", publishing)
+            await wait_all_tasks_blocked()
+            gate.open()
+            await settles_at(True, lambda: "locked" in runner.trouble)
+            if not stops:
+                other.execute("COMMIT")
+                await settles_at(4, lambda: len(ends))
+                assert await ready(runner) == 3
+    lost = ": ConnectionLost" if stops else ""
+    assert sorted(ends) == [*(f"{each}{lost}" for each in range(3)), "thief: PublishRefused"]
 
 
 async def test_it_stops_while_another_writes(tmp_path: Path) -> None:
