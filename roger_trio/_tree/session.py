@@ -20,6 +20,7 @@ from .._brokers.base import (
     QueueMissing,
     SubscriptionRenewed,
 )
+from .control import SETTLE_TIMEOUT
 from .loans import Done
 from .performing import Running
 from .worker import Worker
@@ -245,8 +246,8 @@ class Session:
         await self._worker.returns.return_untouched([*self._intake.close(), *strange])
 
     async def _settle(self) -> None:
-        """See to it that the end of the channel loses no settlement."""
-        with trio.CancelScope(shield=True), suppress(ConnectionLost):
+        """See to it that the end of the channel loses no settlement, if the broker takes them."""
+        with trio.move_on_after(SETTLE_TIMEOUT, shield=True), suppress(ConnectionLost):
             await self._worker.returns.return_untouched(await self._channel.wait_settled())
 
     async def _watch_queues(self) -> None:

@@ -33,6 +33,9 @@ logger = logging.getLogger(__name__)
 
 _CLOSE_TIMEOUT: Final = 10.0
 """Seconds to wait for the database when something ends."""
+_STOP_TIMEOUT: Final = 2.0
+"""Seconds to wait for the database at the very end, when nobody else must be kept waiting. What it
+was asked for by then it still does, unless it is locked."""
 _RETRY: Final = 0.25
 """Seconds after which is published again what the database was not even told."""
 _PURGED_AT_ONCE: Final = 20_000
@@ -143,7 +146,7 @@ class EmbeddedBroker:
                 await trio.sleep_forever()
         finally:
             self._close()
-            with trio.move_on_after(_CLOSE_TIMEOUT, shield=True):
+            with trio.move_on_after(_STOP_TIMEOUT, shield=True):
                 is_clean = await self._pump.stop()
             self._listeners.close()
             self._presence.leave(is_clean=is_clean)

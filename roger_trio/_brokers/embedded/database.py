@@ -18,8 +18,8 @@ APPLICATION_ID: Final = 0x726F6772
 SCHEMA_VERSION: Final = 1
 _OLDEST_SQLITE: Final = (3, 35, 0)
 """The first one with ``RETURNING``."""
-_BUSY_TIMEOUT: Final = 2.0
-"""Seconds that SQLite itself waits for a lock; who asked waits longer."""
+_BUSY_TIMEOUT: Final = 0.25
+"""Seconds that SQLite itself waits for a lock, deaf to all else; who asked waits longer."""
 _PATIENCE: Final = 30.0
 """Seconds to wait for a lock when opening."""
 _RETRY: Final = 0.02

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sqlite3
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from queue import Empty, SimpleQueue
@@ -24,6 +25,8 @@ OnNews = Callable[[News], None]
 
 _GROUP: Final = 256
 """Pieces of work that share one commit at most."""
+_BORNE: Final = 2.0
+"""Seconds that others may write before that is trouble."""
 _LOCKED: Final = "the database is locked by another process"
 
 
@@ -257,15 +260,16 @@ class ThreadRunner:
         Raises:
             ConnectionLost: We are to stop.
         """
+        began = time.monotonic()
         while not self._gave_up:
             try:
                 engine.begin()
             except sqlite3.OperationalError as exc:
                 if not is_locked(exc):
                     raise
-                if not self.trouble:
+                if not self.trouble and time.monotonic() - began >= _BORNE:
+                    self.trouble = _LOCKED
                     logger.warning("%s: %s; waiting for it", self._where, _LOCKED)
-                self.trouble = _LOCKED
                 self._gave_up = self._stopped
             else:
                 self.trouble = ""

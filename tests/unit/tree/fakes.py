@@ -126,6 +126,9 @@ class FakeChannel:
         self.is_interrupted = trio.Event()
         self.refusal: BrokerError | None = None
         """What `subscribe` raises."""
+        self.answers = trio.Event()
+        """Whether the broker says that it has what was settled."""
+        self.answers.set()
 
     @property
     def on_loan(self) -> list[FakeDelivery]:
@@ -150,7 +153,7 @@ class FakeChannel:
         return ()
 
     async def wait_settled(self) -> Sequence[Any]:
-        await trio.lowlevel.checkpoint()
+        await self.answers.wait()
         return ()
 
     async def wait_interrupted(self) -> NoReturn:

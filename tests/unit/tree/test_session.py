@@ -16,7 +16,7 @@ from hypothesis import given, settings, strategies as st
 import roger_trio as roger
 from roger_trio._brokers.base import ConnectionLost, Message, QueueRefused
 from roger_trio._jobs.copies import Copy
-from roger_trio._tree.control import Control
+from roger_trio._tree.control import SETTLE_TIMEOUT, Control
 from roger_trio._tree.session import Intake, Session, Staff
 from roger_trio._tree.worker import Worker
 from tests.unit.tree.fakes import NAMES, FakeBroker, FakeDelivery, make_control, make_worker
@@ -620,3 +620,18 @@ async def test_a_session_that_cannot_subscribe_again_ends_when_its_jobs_have() -
             assert session.intake_ended.is_set()
             line.stage.let_go(LIMIT)
     assert sorted(line.broker.acked) == sent
+
+
+async def test_a_session_ends_though_the_broker_does_not_answer(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Cancelled, it waits for its settlements to be taken, and not for ever."""
+    line = Line.make()
+    session = line.session()
+    began = trio.current_time()
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(session.run)
+            line.broker.channels[-1].answers = trio.Event()
+            nursery.cancel_scope.cancel()
+    assert trio.current_time() - began == pytest.approx(SETTLE_TIMEOUT)

@@ -93,6 +93,33 @@ async def test_what_nobody_has_on_loan_is_taken_back(
     assert "unknown processes" in caplog.text
 
 
+async def test_it_stops_soon_though_another_process_writes(tmp_path: Path) -> None:
+    """While the file is locked, a broker with a consumer ends within seconds, and no node waits."""
+    path = tmp_path / "roger.db"
+    broker, inbox = open_sqlite_broker(str(path)), Inbox()
+    with (
+        trio.fail_after(30),
+        closing(sqlite3.connect(path, isolation_level=None)) as other,
+    ):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(broker.run)
+            await broker.declare([QueueSpec(name="q")])
+
+            async def consume() -> None:
+                async with broker.open_channel() as channel:
+                    await channel.subscribe("q", prefetch=1, on_delivery=inbox.put)
+                    await trio.sleep_forever()
+
+            nursery.start_soon(consume)
+            await broker.publish("q", Message(b"x"))
+            [delivery] = await inbox.wait(1)
+            other.execute("BEGIN IMMEDIATE")
+            delivery.ack()
+            began = trio.current_time()
+            nursery.cancel_scope.cancel()
+        assert trio.current_time() - began < 4.5
+
+
 def test_a_day_in_no_time() -> None:
     """In memory, on a mock clock, a delay of a day takes no time, and is exact."""
     arrived: list[float] = []
