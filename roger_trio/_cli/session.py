@@ -61,7 +61,8 @@ def run(act: Callable[[], Awaitable[T]]) -> T:
         KeyboardInterrupt: Ctrl-C; never in a group.
     """
     try:
-        return trio.run(act)
+        # Raised in the midst of what moves a connection's bytes, it would break more than that.
+        return trio.run(act, restrict_keyboard_interrupt_to_checkpoints=True)
     except BaseExceptionGroup as group:
         if group.split(KeyboardInterrupt)[1] is None:  # nurseries wrap Ctrl-C
             raise KeyboardInterrupt from group

@@ -337,6 +337,7 @@ async def test_doctor_interrupted(roger: Roger) -> None:
         async with roger.running("doctor", "app:config") as command:
             with trio.fail_after(PATIENCE):
                 connection = await listener.accept()
+                assert await connection.receive_some() == b"AMQP\x00\x00\x09\x01"
             async with connection:
                 command.signal(signal.SIGINT)
                 assert await command.wait() == 130
