@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from yarl import URL
+
 from roger_trio import __version__
 from tests.acceptance.command import Roger
 
@@ -66,6 +68,18 @@ async def test_a_broker_that_is_away(roger: Roger) -> None:
     (row,) = (line for line in done.out.splitlines() if line.startswith("broker.connection"))
     assert row.split()[1] == "error"
     assert "secret-word" not in done.out + done.err
+
+
+async def test_too_few_channels_to_send_a_message(roger: Roger, amqp_url: str) -> None:
+    """It is told that channels are too few, and what of it could not be looked at for that."""
+    url = URL(amqp_url)
+    roger.environment["ROGER_BROKER"] = str(url.update_query(channel_max=1))
+    report = await document(roger, status=1)
+    findings = {each["id"]: each for each in report["findings"]}
+    assert findings["broker.channels"]["level"] == "error"
+    assert "a connection may have 1 channels" in findings["broker.channels"]["found"]
+    assert "channel_max" in findings["broker.alarm"]["found"]
+    assert levels(report)["broker.topology"] == "ok"
 
 
 async def test_wrong_usage(roger: Roger) -> None:

@@ -239,7 +239,10 @@ class _Probe:
 
     async def _publish(self, exchange: str, key: str) -> BrokerError | None:
         """Publish a message; return why it was not kept."""
-        publisher = await self._connection.publisher()
+        try:
+            publisher = await self._connection.publisher()
+        except QueueRefused as exc:  # There may be no second channel.
+            return exc
         confirmation = Confirmation(1)
         await write_all(publisher, exchange, key, [Message(b"")], confirmation)
         with trio.move_on_after(_CONFIRM_TIMEOUT):
