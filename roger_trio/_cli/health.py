@@ -57,16 +57,24 @@ def health(
         found = run(lambda: ask_all(config, timeout=timeout))
     except OSError as exc:
         raise Refused(f"{run_directory()}: {exc.strerror or exc}; see {RUN_DIRECTORY}") from exc
-    nodes = [each for each in map(_as_json, found) if node in (None, each["node"])]
+    told = list(map(_as_json, found))
+    nodes = [each for each in told if node in (None, each["node"])]
+    # What does not answer does not tell its name: it may be the one that was asked for.
+    nodes = nodes or [each for each in told if each["node"] is None]
     is_live = bool(nodes) and all(each["live"] for each in nodes)
     is_ready = bool(nodes) and all(each["ready"] for each in nodes)
     if json:
         print_json({"live": is_live, "ready": is_ready, "nodes": nodes})
     elif nodes:
         print_table(("NODE", "PID", "LIVE", "READY", "WHY NOT"), map(_cells, nodes))
+        if node is not None and nodes[0]["node"] is None:
+            remark(f"no node that answers is {node!r}; one that does not may be it")
     else:
-        what = "no node runs here" if node is None else f"node {node!r} does not run here"
-        remark(f"{what}, as this user: there is no socket in {run_directory()}")
+        where = run_directory()
+        if node is None:
+            remark(f"no node runs here, as this user: there is no socket in {where}")
+        else:
+            remark(f"node {node!r} does not run here, as this user: no socket in {where} is its")
     if not (is_live if live else is_ready):
         raise typer.Exit(1)
 

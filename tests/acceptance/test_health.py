@@ -115,6 +115,20 @@ async def test_a_frozen_node_is_not_live(roger: Roger) -> None:
         assert (await health(roger, "--live"))[0] == 0
 
 
+async def test_a_frozen_node_is_not_said_to_be_gone(roger: Roger) -> None:
+    """Nobody can tell whether one that does not answer has the name asked for: it is shown."""
+    with silent_node(roger) as listener:
+        async with listener:
+            words = ("health", "--node", "ada", "--timeout", "0.1")
+            table = await roger(*words)
+            status, found = await health(roger, *words[1:])
+    assert table.status == status == 1
+    assert table.out.splitlines()[1].split()[:4] == ["-", str(os.getpid()), "no", "no"]
+    assert table.err == "no node that answers is 'ada'; one that does not may be it\n"
+    assert (found["live"], found["ready"]) == (False, False)
+    assert [each["pid"] for each in found["nodes"]] == [os.getpid()]
+
+
 async def test_interrupted_while_a_node_says_nothing(roger: Roger) -> None:
     """Ctrl-C ends a probe that waits for a frozen node, without a traceback."""
     with silent_node(roger) as listener:
@@ -138,7 +152,9 @@ async def test_which_nodes_are_asked(roger: Roger) -> None:
         assert table.out.splitlines()[1].split() == [
             name, str(found["nodes"][0]["pid"]), "yes", "yes",
         ]  # fmt: skip
-        assert (await roger("health", "--node", "another")).status == 1
+        other = await roger("health", "--node", "another")
+        assert (other.status, other.out) == (1, "")
+        assert other.err.startswith("node 'another' does not run here")
         roger.environment["ROGER_BROKER"] = "sqlite:other.db"
         assert (await health(roger, "app:config"))[0] == 1
         assert (await health(roger))[0] == 0
