@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import time
+from contextlib import closing
 from pathlib import Path
 
+import attrs
+import pytest
 import trio
+import trio.testing
 from trio.testing import MockClock
 
 import roger_trio as roger
@@ -34,6 +39,30 @@ async def test_two_nodes_and_a_client(tmp_path: Path) -> None:
                 dying.kill()
         everything = {str(number) for number in range(JOBS)}
         await settles_at(everything, lambda: set(os.listdir(marks)))  # noqa: PTH208
+
+
+async def test_a_locked_file_is_waited_for(tmp_path: Path) -> None:
+    """A client gives up after its time and says what to do; a node waits, and then works."""
+    path, marks = str(tmp_path / "roger.db"), tmp_path / "marks"
+    marks.mkdir()
+    patient = programs.config(path)
+    hurried = attrs.evolve(patient, enqueue_timeout=0.2)
+    async with roger.connect(patient):
+        pass
+    job = programs.leave_mark.job(str(marks), "x")
+    with trio.fail_after(60), closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        async with roger.connect(hurried) as client:
+            with pytest.raises(roger.BrokerUnavailable, match=r"within 0\.2 s.*let that one go on"):
+                await client.enqueue(job, "myapp")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(roger.serve, patient)
+            async with roger.connect(patient) as client, trio.open_nursery() as callers:
+                callers.start_soon(client.enqueue, job, "myapp")
+                await trio.testing.wait_all_tasks_blocked(0.01)
+                other.execute("COMMIT")
+            await settles_at(["x"], lambda: os.listdir(marks))  # noqa: PTH208
+            nursery.cancel_scope.cancel()
 
 
 @roger.job(name="embedded:fail", retryable=True)

@@ -92,10 +92,10 @@ class EmbeddedBroker:
     @property
     def trouble(self) -> str:
         """What keeps publishes from being confirmed right now, or ''."""
-        if not self.is_connected:
-            return f"{self._where} is not open"
         trouble = self._runner.trouble or self._pump.trouble
-        return f"{self._where}: {trouble}" if trouble else ""
+        if trouble:
+            return f"{self._where}: {trouble}"
+        return "" if self.is_connected else f"{self._where} is not open"
 
     async def wait_connected(self) -> None:
         """Wait until it can be used."""
@@ -106,14 +106,23 @@ class EmbeddedBroker:
     ) -> NoReturn:
         """Serve until cancelled; then what was settled is written, and the rest given back.
 
+        Started once the database is open, or found to be locked by another process: then it is
+        waited for, and so do those who call.
+
         Raises:
             ConnectionRefused: The database cannot be used.
         """
         refusal: list[ConnectionRefused] = []
         transactions = trio.CancelScope()
+        waiting = trio.Event()
+
+        def wait() -> None:
+            waiting.set()
+            task_status.started()
+
         async with trio.open_nursery() as infrastructure:
             try:
-                await infrastructure.start(self._run_transactions, transactions)
+                await infrastructure.start(self._run_transactions, transactions, wait)
                 self._presence.enter(self._pump.look_again)
             except ConnectionRefused as exc:
                 refusal.append(exc)
@@ -122,17 +131,20 @@ class EmbeddedBroker:
                 refusal.append(ConnectionRefused(f"{self._where}: {reason}"))
             else:
                 transactions.shield = True  # Needed until the last settlement is written.
-                await self._serve(task_status)
+                await self._serve(trio.TASK_STATUS_IGNORED if waiting.is_set() else task_status)
             finally:
                 transactions.cancel()
         self._close()
         raise refusal[0]
 
     async def _run_transactions(
-        self, scope: trio.CancelScope, task_status: trio.TaskStatus[None]
+        self,
+        scope: trio.CancelScope,
+        on_locked: Callable[[], None],
+        task_status: trio.TaskStatus[None],
     ) -> None:
         with scope:
-            await self._runner.run(self._on_news, task_status=task_status)
+            await self._runner.run(self._on_news, on_locked, task_status=task_status)
 
     async def _serve(self, task_status: trio.TaskStatus[None]) -> NoReturn:
         is_clean = False
@@ -250,6 +262,7 @@ class EmbeddedBroker:
             self.check_size(message.body)
         if delay > MAX_DELAY:
             raise PublishRefused(f"a delay of {delay:g} s; at most {MAX_DELAY:g} s are possible")
+        await self._wait_open()  # What time it is there is known then.
         due = self._now() + delay if delay > 0 else None
         while True:
             try:
@@ -330,6 +343,7 @@ class EmbeddedBroker:
 
     async def _promote(self) -> None:
         """Make ready all that is due: nobody may have consumed since."""
+        await self._wait_open()
         now = self._now()
         while True:
             next_due = await self._call(lambda engine: engine.promote(now))

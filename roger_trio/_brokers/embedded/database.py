@@ -9,9 +9,9 @@ import time
 from contextlib import suppress
 from typing import Final
 
-from ..base import ConnectionRefused
+from ..base import ConnectionLost, ConnectionRefused
 from .clock import SharedClock
-from .runner import is_locked
+from .runner import LOCKED, is_locked
 
 APPLICATION_ID: Final = 0x726F6772
 """Marks a SQLite file as ours: ``rogr``."""
@@ -20,8 +20,8 @@ _OLDEST_SQLITE: Final = (3, 35, 0)
 """The first one with ``RETURNING``."""
 _BUSY_TIMEOUT: Final = 0.25
 """Seconds that SQLite itself waits for a lock, deaf to all else; who asked waits longer."""
-_PATIENCE: Final = 30.0
-"""Seconds to wait for a lock when opening."""
+_PATIENCE: Final = 0.5
+"""Seconds that opening waits for others who open it at the same time; who asked waits longer."""
 _RETRY: Final = 0.02
 _LOG_LIMIT: Final = 64 * 1024 * 1024
 """Bytes the write-ahead log is cut to after it has been larger."""
@@ -109,6 +109,7 @@ def open_file(path: str, clock: SharedClock) -> sqlite3.Connection:
 
     Raises:
         ConnectionRefused: It is not a database of ours, of a newer version, or not writable.
+        ConnectionLost: Another process keeps us from it for now.
     """
     _check_library()
     try:
@@ -121,6 +122,8 @@ def open_file(path: str, clock: SharedClock) -> sqlite3.Connection:
             connection.close()
             raise
     except sqlite3.Error as exc:
+        if is_locked(exc):
+            raise ConnectionLost(LOCKED) from exc
         raise ConnectionRefused(f"sqlite:{path}: {exc}") from exc
     except OSError as exc:
         raise ConnectionRefused(f"sqlite:{path}: {exc.strerror or exc}") from exc

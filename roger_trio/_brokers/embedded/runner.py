@@ -13,7 +13,7 @@ from typing import Any, Final, Protocol, TypeVar
 import outcome
 import trio
 
-from ..base import BrokerError, ConnectionLost, PublishRefused
+from ..base import BrokerError, ConnectionLost, ConnectionRefused, PublishRefused
 from .engine import Engine
 from .values import News
 
@@ -27,7 +27,9 @@ _GROUP: Final = 256
 """Pieces of work that share one commit at most."""
 _BORNE: Final = 2.0
 """Seconds that others may write before that is trouble."""
-_LOCKED: Final = "the database is locked by another process"
+_REOPEN: Final = 0.25
+"""Seconds after which it is tried again to open what is locked."""
+LOCKED: Final = "the database is locked by another process: let that one go on, or end it"
 
 
 class Runner(Protocol):
@@ -39,9 +41,16 @@ class Runner(Protocol):
         ...
 
     async def run(
-        self, on_news: OnNews, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+        self,
+        on_news: OnNews,
+        on_locked: Callable[[], None],
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Take work until cancelled; what was taken is done before it returns.
+
+        Started once the database is open. `on_locked` is called if another process keeps it from
+        being opened; from then on it is waited for, whatever becomes of it.
 
         `on_news` is called after each commit that has some, whether or not somebody still waits
         for the work, and before its result is seen. It must neither block nor raise.
@@ -138,7 +147,11 @@ class InlineRunner:
         self._on_news: OnNews = lambda _: None
 
     async def run(
-        self, on_news: OnNews, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+        self,
+        on_news: OnNews,
+        on_locked: Callable[[], None] = lambda: None,
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Do nothing until cancelled; there is no thread."""
         self._on_news = on_news
@@ -178,7 +191,8 @@ class ThreadRunner:
     than for its own.
 
     Args:
-        open_database: Opens it; called in the thread.
+        open_database: Opens it; called in a thread. What it raises `ConnectionLost` for is tried
+            again.
         where: What logs call it.
     """
 
@@ -193,14 +207,18 @@ class ThreadRunner:
         self.trouble = ""
 
     async def run(
-        self, on_news: OnNews, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+        self,
+        on_news: OnNews,
+        on_locked: Callable[[], None] = lambda: None,
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Keep the thread until cancelled; what was asked of it by then is done.
 
         Raises:
             ConnectionRefused: The database cannot be opened.
         """
-        database = await trio.to_thread.run_sync(self._open, limiter=self._limiter)
+        database = await self._open_patiently(on_locked)
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._keep_thread, Engine(database), on_news)
@@ -215,6 +233,28 @@ class ThreadRunner:
             self._fail_the_rest()
             with trio.CancelScope(shield=True):  # The last to close it tidies up, which takes time.
                 await trio.to_thread.run_sync(database.close, limiter=self._limiter)
+
+    async def _open_patiently(self, on_locked: Callable[[], None]) -> sqlite3.Connection:
+        """Open the database; while another process has it, wait."""
+        while True:
+            try:
+                database = await trio.to_thread.run_sync(self._open, limiter=self._limiter)
+            except ConnectionLost as exc:
+                if not self.trouble:
+                    logger.warning("%s: %s; waiting for it", self._where, exc)
+                    on_locked()
+                self.trouble = str(exc)
+            except ConnectionRefused as exc:
+                if not self.trouble:
+                    raise
+                trouble = str(exc).removeprefix(f"{self._where}: ")
+                if trouble != self.trouble:
+                    logger.error("%s: %s; trying again", self._where, trouble)
+                self.trouble = trouble
+            else:
+                self.trouble = ""
+                return database
+            await trio.sleep(_REOPEN)
 
     def _fail_the_rest(self) -> None:
         """Nobody must wait for a thread that is no more."""
@@ -268,13 +308,13 @@ class ThreadRunner:
                 if not is_locked(exc):
                     raise
                 if not self.trouble and time.monotonic() - began >= _BORNE:
-                    self.trouble = _LOCKED
-                    logger.warning("%s: %s; waiting for it", self._where, _LOCKED)
+                    self.trouble = LOCKED
+                    logger.warning("%s: %s; waiting for it", self._where, LOCKED)
                 self._gave_up = self._stopped
             else:
                 self.trouble = ""
                 return
-        raise ConnectionLost(_LOCKED)
+        raise ConnectionLost(LOCKED)
 
     async def call(self, work: Work[T]) -> T:
         """Run a piece of work in the thread; see `Runner`."""

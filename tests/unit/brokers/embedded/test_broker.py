@@ -23,6 +23,8 @@ from roger_trio._brokers.base import (
 )
 from roger_trio._brokers.embedded import broker as module
 from roger_trio._brokers.embedded.broker import EmbeddedBroker
+from roger_trio._brokers.embedded.clock import SharedClock
+from roger_trio._brokers.embedded.database import open_file
 from roger_trio._brokers.embedded.engine import Engine
 from roger_trio._brokers.embedded.open import open_memory_broker, open_sqlite_broker
 from tests.conformance.kit import Inbox, messages, settles_at
@@ -91,6 +93,67 @@ async def test_what_nobody_has_on_loan_is_taken_back(
 
         await settles_at(1, ready)
     assert "unknown processes" in caplog.text
+
+
+def locked(path: Path) -> closing[sqlite3.Connection]:
+    """Make the file, and hold the lock on it as another process would."""
+    open_file(str(path), SharedClock()).close()
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    return closing(other)
+
+
+async def test_it_waits_for_a_file_that_is_locked(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It starts, says what is the matter and what to do, and does all when the file is free."""
+    path = tmp_path / "roger.db"
+    broker = open_sqlite_broker(str(path))
+    with trio.fail_after(30), locked(path) as other:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(broker.run)
+            assert not broker.is_connected
+            assert broker.trouble.startswith(f"sqlite:{path}: the database is locked by another")
+            async with trio.open_nursery() as callers:
+                callers.start_soon(broker.declare, [QueueSpec(name="q")])
+                await wait_all_tasks_blocked(0.01)
+                other.execute("COMMIT")
+            assert (broker.is_connected, broker.trouble) == (True, "")
+            assert (await broker.count("q")).messages == 0
+            nursery.cancel_scope.cancel()
+    assert caplog.text.count("waiting for it") == 1
+
+
+async def test_it_stops_soon_though_it_waits_for_a_locked_file(tmp_path: Path) -> None:
+    """Cancelled while it waits, it ends at once."""
+    path = tmp_path / "roger.db"
+    broker = open_sqlite_broker(str(path))
+    with trio.fail_after(30), locked(path):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(broker.run)
+            began = trio.current_time()
+            nursery.cancel_scope.cancel()
+        assert trio.current_time() - began < 2
+
+
+async def test_a_locked_file_that_is_not_ours(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whose it is, is seen when it is free: that is said, and waited for, too."""
+    path = tmp_path / "other.db"
+    broker = open_sqlite_broker(str(path))
+    with trio.fail_after(30), closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("CREATE TABLE theirs (x)")
+        other.execute("BEGIN EXCLUSIVE")
+        async with trio.open_nursery() as nursery:
+            await nursery.start(broker.run)
+            other.execute("COMMIT")
+            words = f"sqlite:{path}: expected a database of roger_trio, got another program's"
+            await settles_at(words, lambda: broker.trouble)
+            assert not broker.is_connected
+            nursery.cancel_scope.cancel()
+    assert caplog.text.count("another program's") == 1
+    assert [each.name for each in tmp_path.iterdir()] == ["other.db"]  # noqa: ASYNC240 -- a moment
 
 
 async def test_it_stops_soon_though_another_process_writes(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from roger_trio._brokers.base import (
 from roger_trio._brokers.embedded.clock import SharedClock
 from roger_trio._brokers.embedded.database import open_file, open_memory
 from roger_trio._brokers.embedded.engine import Engine
-from roger_trio._brokers.embedded.runner import InlineRunner, ThreadRunner, transact
+from roger_trio._brokers.embedded.runner import LOCKED, InlineRunner, ThreadRunner, transact
 from roger_trio._brokers.embedded.values import News
 from tests.conformance.kit import settles_at
 
@@ -168,7 +168,7 @@ async def test_it_waits_for_another_writer(
         other.execute("BEGIN IMMEDIATE")
         async with trio.open_nursery() as nursery:
             nursery.start_soon(publish, runner, "q", b"x")
-            await settles_at("the database is locked by another process", lambda: runner.trouble)
+            await settles_at(LOCKED, lambda: runner.trouble)
             other.execute("COMMIT")
         assert runner.trouble == ""
         assert await ready(runner) == 1
