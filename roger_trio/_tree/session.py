@@ -219,6 +219,7 @@ class Session:
                     await self._subscribe()
                 except BrokerError as exc:
                     logger.info("queue %r: the intake ended: %s", self._queues[0], exc)
+                    await self._unsubscribe()  # One of the queues may bring jobs already.
                 else:
                     return
             self.intake_ended.set()

@@ -126,6 +126,8 @@ class FakeChannel:
         self.is_interrupted = trio.Event()
         self.refusal: BrokerError | None = None
         """What `subscribe` raises."""
+        self.refused_queue: str | None = None
+        """Of which queue alone; None: of each."""
         self.answers = trio.Event()
         """Whether the broker says that it has what was settled."""
         self.answers.set()
@@ -139,7 +141,7 @@ class FakeChannel:
         self, queue: str, *, prefetch: int, on_delivery: Callable[[Any], None]
     ) -> None:
         await trio.lowlevel.checkpoint()
-        if self.refusal is not None:
+        if self.refusal is not None and self.refused_queue in (None, queue):
             raise self.refusal
         assert prefetch > 0, "a prefetch of 0 is one without end"
         subscription = Subscription(queue, prefetch, on_delivery)

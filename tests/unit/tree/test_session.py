@@ -622,6 +622,28 @@ async def test_a_session_that_cannot_subscribe_again_ends_when_its_jobs_have() -
     assert sorted(line.broker.acked) == sent
 
 
+async def test_a_session_that_can_subscribe_only_half_again_takes_nothing_more() -> None:
+    """It leaves the queue that it has, so that its workers end and others get their places."""
+    line = Line.make()
+    sent = line.send(8)
+    session = line.session()
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(session.run)
+            await settle()
+            (channel,) = line.broker.channels
+            channel.refusal, channel.refused_queue = QueueRefused("no"), NAMES.redelivered
+            line.staff.limit = LIMIT + 1
+            await session.retune()
+            assert session.intake_ended.is_set()
+            assert channel.subscriptions == []
+            line.stage.let_go(len(sent))
+            await settle()
+            line.stage.let_go(len(sent))
+    assert line.staff.hired == 0
+    assert sorted([*line.broker.acked, *line.broker.ready()]) == sent
+
+
 async def test_a_session_ends_though_the_broker_does_not_answer(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
