@@ -130,6 +130,7 @@ class FilePresence:
         self._file = Path(self._database).resolve(strict=True)
         self._identity = _identity(self._file)
         self._folder = _folder_of(self._file)
+        self._folder.mkdir(mode=0o700, exist_ok=True)
         try:
             self._make_files()
         except OSError:
@@ -138,7 +139,6 @@ class FilePresence:
 
     def _make_files(self) -> bool:
         """Make those of our files that are not there; return whether that were any."""
-        self._folder.mkdir(mode=0o700, exist_ok=True)
         lock, pipe = (self._folder / f"{self.name}{kind}" for kind in (_LOCK, _PIPE))
         is_locked, is_heard = _is_at(self._lock, lock), _is_at(self._pipe, pipe)
         if not is_locked:  # The first, as it tells whether we live.
@@ -176,6 +176,7 @@ class FilePresence:
         Raises:
             OSError: They cannot be made.
         """
+        self._folder.mkdir(mode=0o700, exist_ok=True)
         is_renewed = self._make_files()
         if is_renewed:
             text = (
