@@ -43,7 +43,8 @@ def status(
     """Show partitions and queues, over all nodes.
 
     One line for each queue on each node: its workers, the jobs of it that run there, the jobs
-    ready in it, the nodes that consume it, and whether it is paused or waits for the broker.
+    ready in it, the nodes that consume it, and whether it is paused, or waits for the broker,
+    which is away or refuses it: the node's log and roger health say why.
     """
     config = load_client_config(app, imports, timeout)
     answers = run_with_client(config, lambda client: client.partitions())

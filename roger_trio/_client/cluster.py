@@ -35,7 +35,7 @@ class Cluster(ClientBase):
     async def running_partitions(self) -> Answers[dict[str, dict[str, QueueInfo]]]:
         """Tell what runs: node → partition → queue → `QueueInfo`.
 
-        Partitions that wait for the broker are in `waiting_partitions` instead.
+        Queues that wait for the broker are in `waiting_partitions` instead.
 
         Raises:
             BrokerUnavailable: The broker cannot be reached, and this is no node.
@@ -49,6 +49,9 @@ class Cluster(ClientBase):
 
     async def waiting_partitions(self) -> Answers[dict[str, dict[str, int]]]:
         """Tell what waits for the broker: node → partition → queue → max workers.
+
+        These queues are to be consumed, and are not: the node is not connected to the broker, the
+        broker refuses the queue, or it is being opened. The node's log and health say which.
 
         Raises:
             BrokerUnavailable: The broker cannot be reached, and this is no node.

@@ -288,20 +288,24 @@ class Node(Client):
         return {id: dict(each.queues) for id, each in list(self._partitions.items())}
 
     async def _own_info(self) -> Info:
-        is_connected = self._broker.is_connected
-        running: dict[str, dict[str, QueueInfo]] = {}
-        with trio.CancelScope(deadline=trio.current_time() + _COUNT_TIMEOUT) as patience:
-            for id, partition in list(self._partitions.items()) if is_connected else ():
-                running[id] = {}
-                for queue in partition.queues:
-                    consumer = partition.consumers.get(queue)
-                    if consumer is not None and (consumer.is_consuming or consumer.is_paused):
-                        running[id][queue] = await self._queue_info(id, queue, consumer)
-        if patience.cancelled_caught:
-            logger.debug("the broker does not tell in time how full the queues are")
         hosted = self._hosted()
         node = node_info(self._identity, hosted)
-        return Info(node=node, running=running, waiting={} if is_connected else hosted)
+        if not self._broker.is_connected:
+            return Info(node=node, running={}, waiting=hosted)
+        consumed = {id: _consumed(each) for id, each in self._partitions.items()}
+        waiting: dict[str, dict[str, int]] = {}
+        for id, queues in hosted.items():
+            left = {queue: size for queue, size in queues.items() if queue not in consumed[id]}
+            if left and not self._partitions[id].stopping.is_set():
+                waiting[id] = left
+        running: dict[str, dict[str, QueueInfo]] = {id: {} for id in consumed}
+        with trio.CancelScope(deadline=trio.current_time() + _COUNT_TIMEOUT) as patience:
+            for id, consumers in consumed.items():
+                for queue, consumer in consumers.items():
+                    running[id][queue] = await self._queue_info(id, queue, consumer)
+        if patience.cancelled_caught:
+            logger.debug("the broker does not tell in time how full the queues are")
+        return Info(node=node, running=running, waiting=waiting)
 
     async def _queue_info(self, id: str, queue: str, consumer: QueueConsumer) -> QueueInfo:
         names, messages, consumers = self._names(id, queue), 0, 0
@@ -464,6 +468,16 @@ class Node(Client):
         self._running.deadline = trio.current_time() + seconds
         if self._infrastructure is not None:
             self._infrastructure.cancel_scope.deadline = self._running.deadline + _BYE_TIMEOUT
+
+
+def _consumed(partition: Partition) -> dict[str, QueueConsumer]:
+    """Return the consumers of the queues that jobs are taken from, or would be but for a pause."""
+    wanted = partition.queues
+    return {
+        queue: consumer
+        for queue, consumer in partition.consumers.items()
+        if queue in wanted and (consumer.is_consuming or consumer.is_paused)
+    }
 
 
 def _states(partition: Partition) -> Iterator[QueueState]:

@@ -9,9 +9,12 @@ from datetime import datetime
 from typing import Any
 
 import pytest
+from pamqp import commands as spec
 
 import roger_trio
+from roger_trio._topology import QueueNames
 from tests.acceptance.command import Process, Roger
+from tests.amqp import AmqpSession
 
 MORE = """
 class Sync(roger.Job):
@@ -83,6 +86,24 @@ async def test_status(roger: Roger) -> None:
         assert (refused.status, refused.out) == (1, "")
         assert refused.err.startswith("roger: partition 'nobody' is not running: no node that ")
         assert repr(partition) in refused.err
+
+
+async def test_status_of_a_queue_that_the_broker_refuses(
+    roger: Roger, amqp_url: str, prefix: str
+) -> None:
+    """It has its row, as one that waits, and its partition runs."""
+    work = QueueNames.of(prefix, roger.partition, "default").work
+    with AmqpSession(amqp_url) as session:
+        foreign = spec.Queue.Declare(queue=work, durable=True)  # A classic one.
+        session.call(foreign, spec.Queue.DeclareOk)
+    async with roger.serving() as node:
+        name = await name_of(roger, node)
+        _, row = (await roger.ask("status")).splitlines()
+        assert row.split() == [
+            roger.partition, "default", name, "2", "-", "-", "-", "waiting", "for", "the", "broker",
+        ]  # fmt: skip
+        found = await document(roger, "status", "app:config", roger.partition)
+        assert [each["waiting"] for each in found["queues"]] == [True]
 
 
 async def test_nodes(roger: Roger) -> None:

@@ -9,6 +9,8 @@ import trio
 import trio.testing
 
 import roger_trio as roger
+from roger_trio._brokers.base import QueueSpec
+from roger_trio._brokers.embedded.open import open_memory_broker
 from tests.promises.support import Hub, Setup, eventually, hold, note, serving
 from tests.rabbitmq import PrivateRabbit
 
@@ -159,3 +161,27 @@ async def test_a_node_without_a_broker_starts_once_there_is_one(
             began = trio.current_time()
             nursery.cancel_scope.cancel()
         assert trio.current_time() - began < 5
+
+
+async def test_a_queue_that_the_broker_refuses_waits_and_the_others_run() -> None:
+    """It is told of as one that is not consumed, until it is left out; in one place only."""
+    config = roger.Config(broker="memory:", partitions={"mine": {"good": 1, "bad": 2}})
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            foreign = open_memory_broker()
+            await nursery.start(foreign.run)
+            await foreign.declare([QueueSpec(name="mine-bad", single_active=True)])
+            async with serving(config) as node:
+                await node.start_partition("theirs", {"good": 1})
+                assert await node.waiting_partitions() == {node.name: {"mine": {"bad": 2}}}
+                running = (await node.running_partitions())[node.name]
+                assert {id: set(queues) for id, queues in running.items()} == {
+                    "mine": {"good"},
+                    "theirs": {"good"},
+                }
+                every = (await node.partitions())[node.name]
+                assert set(every["mine"]) == {"good", "bad"}
+                assert every["mine"]["bad"] == 2
+                await node.reconfigure("mine", {"good": 1})
+                assert await node.waiting_partitions() == {node.name: {}}
+            nursery.cancel_scope.cancel()
