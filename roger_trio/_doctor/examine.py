@@ -70,7 +70,8 @@ async def _look_at_file(path: str) -> tuple[Report, bool]:
     from .._brokers.embedded.probe import probe
 
     facts = await trio.to_thread.run_sync(lambda: probe(path, patience=_CHECK_PATIENCE))
-    can_ask = facts.exists and not facts.problem and not facts.damage
+    is_well = not (facts.problem or facts.is_locked or facts.damage)
+    can_ask = facts.exists and is_well
     return Report(tuple(embedded.judge(facts))), can_ask
 
 
@@ -78,10 +79,9 @@ async def _look_at_rabbitmq(config: Config, address: AmqpConfig) -> tuple[Report
     from .._brokers.rabbitmq.probe import probe
 
     address.ssl_context()  # Unreadable certificates are an error of the configuration.
-    needed, optional = _queues(config)
     patience = min(config.enqueue_timeout, address.connection_timeout or math.inf)
     address = attrs.evolve(address, connection_timeout=patience)
-    facts = await probe(address, config.prefix, needed)
+    facts = await probe(address, config.prefix, _queues(config))
     if isinstance(facts, Unreachable):
         return Report((_unreachable(facts),)), False
     need = rabbitmq.Need(
@@ -90,7 +90,6 @@ async def _look_at_rabbitmq(config: Config, address: AmqpConfig) -> tuple[Report
         prefix=config.prefix,
         queues=sum(map(len, config.partitions.values())),
         partitions=len(config.partitions),
-        optional=optional,
     )
     connected = ok("broker.connection", f"connected to {address.display}")
     findings = (connected, *rabbitmq.judge(facts, need))
@@ -103,19 +102,17 @@ def _has_nodes(facts: RabbitFacts) -> bool:
     return listening and not (facts.refusals or facts.blocked or facts.unconfirmed)
 
 
-def _queues(config: Config) -> tuple[list[QueueSpec], frozenset[str]]:
-    """Say which broker queues are needed, and which of them only when there is a need."""
+def _queues(config: Config) -> list[QueueSpec]:
+    """Say which broker queues are needed."""
     needed: list[QueueSpec] = []
-    optional: set[str] = set()
     for partition, queues in config.partitions.items():
         names = PartitionNames.of(config.prefix, partition)
         for queue in queues:
             needed += QueueNames.of(config.prefix, partition, queue).specs()
         needed += [names.coordinator_spec(), names.waiting_spec()]
-        optional.add(names.waiting)
         if isinstance(config.persister, BrokerPersister):
             needed.append(names.state_spec())
-    return needed, frozenset(optional)
+    return needed
 
 
 def _unreachable(facts: Unreachable) -> Finding:

@@ -39,8 +39,6 @@ class Need:
     """Queues that one node consumes."""
     partitions: int
     """Partitions that it hosts."""
-    optional: frozenset[str]
-    """Broker queues that are made only when they are needed."""
 
 
 def judge(facts: RabbitFacts, need: Need) -> list[Finding]:
@@ -59,7 +57,7 @@ def judge(facts: RabbitFacts, need: Need) -> list[Finding]:
         _alarm(facts),
         _clock(facts),
         _permissions(facts.refusals, need),
-        *_topology(facts, need),
+        *_topology(facts),
         *_undeliverable(facts),
     ]
 
@@ -251,7 +249,7 @@ def _set_permissions(need: Need) -> str:
     )
 
 
-def _topology(facts: RabbitFacts, need: Need) -> list[Finding]:
+def _topology(facts: RabbitFacts) -> list[Finding]:
     id = "broker.topology"
     every = (*facts.queues, *facts.exchanges)
     differing = [
@@ -264,9 +262,8 @@ def _topology(facts: RabbitFacts, need: Need) -> list[Finding]:
         for each in every
         if each.difference
     ]
-    needed = [each for each in every if each.name not in need.optional]
-    missing = [each.name for each in needed if not each.exists]
-    if len(missing) == len(needed):
+    missing = [each.name for each in every if not each.exists]
+    if len(missing) == len(every):
         note = ok(id, "no queue or exchange is there yet; the first node makes them")
     elif missing:
         note = ok(id, f"not there yet, and made when they are needed: {listed(missing)}")

@@ -8,7 +8,9 @@ import trio
 from roger_trio._brokers.base import Message, QueueSpec
 from roger_trio._brokers.rabbitmq.facts import RabbitFacts, Unreachable
 from roger_trio._brokers.rabbitmq.probe import ahead, probe, time_of_death
-from roger_trio._config import AmqpConfig
+from roger_trio._config import AmqpConfig, Config
+from roger_trio._doctor import examine
+from roger_trio._persisters import MemoryPersister
 from roger_trio._topology import PartitionNames, QueueNames
 from tests.bridge.running import configure, running
 from tests.rabbitmq import PrivateRabbit
@@ -76,6 +78,27 @@ async def test_what_nodes_have_made_is_as_it_should_be(node: PrivateRabbit) -> N
     assert facts.refusals == ()
     assert [each.messages for each in facts.queues if each.name == queues[2].name] == [1]
     assert sorted(after) == sorted(before)
+
+
+async def test_a_missing_queue_of_a_partition_that_has_others_is_told_of(
+    node: PrivateRabbit,
+) -> None:
+    """Nodes make the one for jobs that wait for a key at once: where it is not, somebody was."""
+    address = configure(node.url)
+    config = Config(
+        broker=address,
+        prefix=PREFIX,
+        partitions={"lacking": {"default": 1}},
+        persister=MemoryPersister(),
+    )
+    *others, waiting = needed("lacking")
+    async with running(address, consumes=False) as broker:
+        with trio.fail_after(PATIENCE):
+            await broker.declare(others)
+            report = await examine(config)
+    (found,) = (each.found for each in report.findings if each.id == "broker.topology")
+    assert repr(waiting.name) in found
+    assert not any(repr(each.name) in found for each in others)
 
 
 async def test_a_difference_names_both_sides(node: PrivateRabbit) -> None:

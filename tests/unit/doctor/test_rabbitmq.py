@@ -19,13 +19,12 @@ WELL = RabbitFacts(
     channel_max=2047,
     frame_max=131_072,
     heartbeat=60,
-    queues=(Declared(name="p-myapp-default", exists=True), Declared(name="w", exists=False)),
+    queues=(Declared(name="p-myapp-default", exists=True),),
     exchanges=(Declared(name="p-roger.topics", exists=True),),
     clock_ahead=0.0,
 )
 NEED = rabbitmq.Need(
     virtual_host="jobs", username="app", prefix="p-", queues=1, partitions=1,
-    optional=frozenset(("w",)),
 )  # fmt: skip
 
 
