@@ -109,8 +109,9 @@ def counted(count: int, what: str) -> str:
 
 def size(count: float) -> str:
     """Write a number of bytes: ``16 MiB``."""
-    for unit in ("bytes", "KiB", "MiB", "GiB"):
-        if count < 1024:
-            return f"{count:.3g} {unit}" if unit != "bytes" else f"{count:g} bytes"
+    units = ["TiB", "GiB", "MiB", "KiB", "bytes"]
+    while count >= 1024 and len(units) > 1:
         count /= 1024
-    return f"{count:.3g} TiB"
+        units.pop()
+    # Three digits, and four where it takes them to write no exponent.
+    return f"{count:.3g} {units[-1]}" if count < 999.5 else f"{count:.0f} {units[-1]}"

@@ -70,7 +70,8 @@ def test_names_in_a_row() -> None:
 @pytest.mark.parametrize(
     ("count", "text"),
     [(0, "0 bytes"), (1023, "1023 bytes"), (1024, "1 KiB"), (16 * 1024**2, "16 MiB"),
-     (1.5 * 1024**3, "1.5 GiB"), (5 * 1024**5, "5.12e+03 TiB")],
+     (1.5 * 1024**3, "1.5 GiB"), (999 * 1024, "999 KiB"),
+     (1000 * 1024, "1000 KiB"), (1023 * 1024, "1023 KiB"), (5 * 1024**5, "5120 TiB")],
 )  # fmt: skip
 def test_sizes(count: float, text: str) -> None:
     """Numbers of bytes are written in the unit that fits."""
