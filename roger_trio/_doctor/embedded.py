@@ -46,7 +46,13 @@ def judge(facts: FileFacts) -> list[Finding]:
     """Judge all facts."""
     findings = [_access(facts)]
     if facts.exists and not facts.problem:
-        findings += [_journal(facts), _integrity(facts), _mode(facts), _processes(facts)]
+        findings += [
+            _lock(facts),
+            _journal(facts),
+            _integrity(facts),
+            _mode(facts),
+            _processes(facts),
+        ]
     if facts.free or facts.file_system:
         findings += [_disk(facts), _file_system(facts)]
     return findings
@@ -64,6 +70,18 @@ def _access(facts: FileFacts) -> Finding:
     if not facts.exists:
         return ok(id, f"{facts.path!r} is not there yet; the first node or client makes it")
     return ok(id, f"{facts.path!r}, {size(facts.size)}, SQLite {facts.sqlite}")
+
+
+def _lock(facts: FileFacts) -> Finding:
+    id = "file.lock"
+    if facts.is_locked:
+        return error(
+            id,
+            "another process keeps the write lock: no job can be enqueued, started or settled",
+            "let that process go on if it was stopped (SIGCONT), or end it; this may tell which it "
+            f"is: fuser -v {facts.path}",
+        )
+    return ok(id, "no process keeps others from writing")
 
 
 def _journal(facts: FileFacts) -> Finding:
@@ -112,7 +130,8 @@ def _processes(facts: FileFacts) -> Finding:
     use = "no process uses it" if not count else f"{count} process{'es' if count > 1 else ''}"
     if facts.dead and not count:
         return ok(id, f"{use}; what {facts.dead} dead ones had is taken back by the next that does")
-    return ok(id, use if not count else f"{use} use it now")
+    verb = "uses" if count == 1 else "use"
+    return ok(id, use if not count else f"{use} {verb} it now")
 
 
 def _disk(facts: FileFacts) -> Finding:

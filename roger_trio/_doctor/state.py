@@ -54,9 +54,10 @@ def look(config: Config) -> StateFacts:
 
 
 def _look_at(directory: Path) -> StateFacts:
-    there = next(each for each in (directory, *directory.parents) if each.exists())
-    problem = ""
+    problem, free = "", 0
     try:
+        there = next(each for each in (directory, *directory.parents) if each.exists())
+        free = shutil.disk_usage(there).free
         if there == directory:
             with tempfile.TemporaryFile(dir=directory):
                 pass
@@ -64,7 +65,6 @@ def _look_at(directory: Path) -> StateFacts:
             problem = f"it cannot be made in {str(there)!r}"
     except OSError as exc:
         problem = exc.strerror or type(exc).__name__
-    free = shutil.disk_usage(there).free
     return StateFacts(kind="file", place=str(directory), problem=problem, free=free)
 
 

@@ -17,11 +17,13 @@ import attrs
 from ..base import ConnectionRefused
 from .database import check_ours
 from .presence import look_at_processes
+from .runner import LOCKED, is_locked
 
 _MOUNTS: Final = Path("/proc/self/mountinfo")
 _STEPS: Final = 10_000
 """Steps of SQLite's machine between two looks at the clock."""
 _BUSY_TIMEOUT: Final = 2.0
+"""Seconds that others may write without a pause."""
 
 
 @attrs.frozen(kw_only=True)
@@ -44,6 +46,8 @@ class FileFacts:
     """Bytes that are free where it lies."""
     file_system: str = ""
     """The type of the file system it lies on; '' if that cannot be told."""
+    is_locked: bool = False
+    """Whether another process kept all others from writing for as long as we looked."""
     processes: int = 0
     """Processes that use it."""
     dead: int = 0
@@ -60,6 +64,14 @@ def probe(path: str, *, patience: float) -> FileFacts:
         patience: Seconds that checking its integrity may take.
     """
     file = Path(path).absolute()
+    try:
+        return _look_at(file, patience)
+    except OSError as exc:  # A folder on the way there that this user may not enter, say.
+        reason = f"{exc.filename or file}: {exc.strerror or exc}"
+        return FileFacts(path=str(file), exists=False, problem=reason)
+
+
+def _look_at(file: Path, patience: float) -> FileFacts:
     folder = file.parent
     if not folder.is_dir():
         return FileFacts(
@@ -97,14 +109,33 @@ def _look_inside(facts: FileFacts, patience: float) -> FileFacts:
         name = f"file:{quote(facts.path)}?mode=rw"
         with closing(sqlite3.connect(name, uri=True, timeout=_BUSY_TIMEOUT)) as database:
             check_ours(database, facts.path)
+            is_shut = not _can_write(database)
             (journal,) = database.execute("PRAGMA journal_mode").fetchone()
             damage = _check(database, patience)
     except (ConnectionRefused, sqlite3.Error, OSError) as exc:
-        return attrs.evolve(facts, problem=str(exc))
+        is_shut = isinstance(exc, sqlite3.Error) and is_locked(exc)
+        return attrs.evolve(facts, problem=LOCKED if is_shut else str(exc), is_locked=is_shut)
     living = sum(processes.values())
     return attrs.evolve(
-        facts, journal=journal, damage=damage, processes=living, dead=len(processes) - living
+        facts,
+        is_locked=is_shut,
+        journal=journal,
+        damage=damage,
+        processes=living,
+        dead=len(processes) - living,
     )
+
+
+def _can_write(database: sqlite3.Connection) -> bool:
+    """Tell whether nobody keeps the lock that writing takes; nothing is written."""
+    try:
+        database.execute("BEGIN IMMEDIATE")
+    except sqlite3.OperationalError as exc:
+        if is_locked(exc):
+            return False
+        raise
+    database.execute("ROLLBACK")
+    return True
 
 
 def _check(database: sqlite3.Connection, patience: float) -> str | None:

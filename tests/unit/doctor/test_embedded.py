@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
+from collections.abc import Generator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +13,13 @@ import attrs
 import pytest
 import trio
 
+import roger_trio as roger
 from roger_trio._brokers.base import QueueSpec
+from roger_trio._brokers.embedded.clock import SharedClock
+from roger_trio._brokers.embedded.database import open_file
 from roger_trio._brokers.embedded.open import open_sqlite_broker
 from roger_trio._brokers.embedded.probe import FileFacts, file_system, probe
+from roger_trio._doctor import state
 from roger_trio._doctor.embedded import judge
 from roger_trio._doctor.findings import Finding, Level
 
@@ -33,8 +40,8 @@ def test_all_is_well() -> None:
     findings = judge(WELL)
     assert {each.level for each in findings} == {Level.OK}
     assert [each.id for each in findings] == [
-        "file.access", "file.journal", "file.integrity", "file.mode", "file.processes",
-        "file.disk", "file.system",
+        "file.access", "file.lock", "file.journal", "file.integrity", "file.mode",
+        "file.processes", "file.disk", "file.system",
     ]  # fmt: skip
 
 
@@ -42,6 +49,7 @@ def test_all_is_well() -> None:
     ("id", "changes", "level"),
     [
         ("file.access", {"problem": "no"}, "error"),
+        ("file.lock", {"is_locked": True}, "error"),
         ("file.journal", {"journal": "delete"}, "error"),
         ("file.integrity", {"damage": "row 1 missing"}, "error"),
         ("file.integrity", {"damage": None}, "warning"),
@@ -67,7 +75,29 @@ def test_what_dead_processes_left() -> None:
     assert "2 dead" in found.found
 
 
+@pytest.mark.parametrize(
+    ("count", "words"),
+    [(0, "no process uses it"), (1, "1 process uses it now"), (2, "2 processes use it now")],
+)
+def test_how_many_processes_use_it(count: int, words: str) -> None:
+    """It is said in good English."""
+    assert judged(attrs.evolve(WELL, processes=count), "file.processes").found == words
+
+
 # The probe...
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs to become somebody else")
+
+
+@contextmanager
+def kept_out_of(folder: Path) -> Generator[None]:
+    """Be somebody who may not enter a folder."""
+    folder.chmod(0o700)
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
 
 
 async def test_a_file_in_use(tmp_path: Path) -> None:
@@ -109,6 +139,45 @@ def test_another_programs_file(tmp_path: Path) -> None:
     database.close()
     facts = probe(str(path), patience=1)
     assert "another program's" in facts.problem
+
+
+@pytest.mark.parametrize(("journal", "id"), [("wal", "file.lock"), ("delete", "file.access")])
+def test_a_file_that_is_locked(tmp_path: Path, journal: str, id: str) -> None:
+    """Another process that does not let go of it is an error, and what to do about it is said."""
+    path = tmp_path / "roger.db"
+    open_file(str(path), SharedClock()).close()
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute(f"PRAGMA journal_mode = {journal}")
+        other.execute("BEGIN EXCLUSIVE")
+        facts = probe(str(path), patience=10)
+        other.execute("ROLLBACK")
+    found = judged(facts, id)
+    assert facts.is_locked
+    assert found.level is Level.ERROR
+    assert "let that" in f"{found.found} {found.advice}"
+    assert not probe(str(path), patience=10).is_locked
+
+
+@as_root
+def test_a_file_in_a_folder_that_may_not_be_entered(tmp_path: Path) -> None:
+    """The folder that keeps us out is named."""
+    (tmp_path / "sub").mkdir()
+    with kept_out_of(tmp_path):
+        facts = probe(str(tmp_path / "sub" / "roger.db"), patience=1)
+    assert [(each.id, each.level) for each in judge(facts)] == [("file.access", Level.ERROR)]
+    assert f"{tmp_path / 'sub'}: Permission denied" in facts.problem
+
+
+@as_root
+def test_a_state_directory_that_may_not_be_reached(tmp_path: Path) -> None:
+    """It cannot be written to, and why is said."""
+    (tmp_path / "sub").mkdir()
+    persister = roger.FilePersister(tmp_path / "sub" / "state")
+    with kept_out_of(tmp_path):
+        facts = state.look(roger.Config(broker="amqp://localhost", persister=persister))
+    [found] = state.judge(facts, (), is_shared=True)
+    assert found.level is Level.ERROR
+    assert "Permission denied" in found.found
 
 
 async def test_a_damaged_file(tmp_path: Path) -> None:
