@@ -52,7 +52,8 @@ def replay(  # noqa: PLR0913 -- each is an argument or option of the command
         say(f"{counted(replayed, 'buried job')} of {where} put back into the queue")
     missing = 0 if chosen is None else len(chosen) - replayed
     if missing > 0:
+        verb = "belongs" if missing == 1 else "belong"
         raise Refused(
-            f"{missing} of the given ids belong to no job that is buried in {where}, "
+            f"{missing} of the given ids {verb} to no job that is buried in {where}, "
             "or to one whose queue key another job holds"
         )

@@ -16,7 +16,7 @@ from .._brokers.rabbitmq.versions import (
     TIMEOUT_CANCELS,
     TIMEOUT_WANTED_MS,
 )
-from .findings import ByHand, Finding, error, listed, ok, size, warning
+from .findings import ByHand, Finding, counted, error, listed, ok, size, warning
 
 _CLOCK_TOLERANCE: Final = 5.0
 """Seconds that clocks may differ."""
@@ -164,7 +164,7 @@ def _channels(facts: RabbitFacts, need: Need) -> Finding:
     if most and needed > most:
         return error(
             id,
-            f"a connection may have {most} channels, and a node of this configuration needs "
+            f"a connection may have {counted(most, 'channel')}, and a node of this configuration needs "
             f"{needed}: not all queues can be consumed",
             "raise channel_max in rabbitmq.conf and in AmqpConfig, or spread the partitions over "
             "more nodes",

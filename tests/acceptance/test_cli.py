@@ -191,7 +191,7 @@ async def test_buried_and_replay(roger: Roger) -> None:
     some = await roger("replay", "app:config", roger.partition, "default", "b2", "nobody")
     assert some.status == 1
     assert some.out == f"1 buried job of {roger.partition}/default put back into the queue\n"
-    assert "1 of the given ids belong to no job" in some.err
+    assert "1 of the given ids belongs to no job" in some.err
     every = json.loads(await roger.ask("replay", "--all", "--json"))
     assert every == {"partition": roger.partition, "queue": "default", "replayed": 2}
     queued = json.loads(await roger.ask("queued", "--json"))["jobs"]
