@@ -164,8 +164,8 @@ def _channels(facts: RabbitFacts, need: Need) -> Finding:
     if most and needed > most:
         return error(
             id,
-            f"a connection may have {counted(most, 'channel')}, and a node of this configuration needs "
-            f"{needed}: not all queues can be consumed",
+            f"a connection may have {counted(most, 'channel')}, and a node of this configuration "
+            f"needs {needed}: not all queues can be consumed",
             "raise channel_max in rabbitmq.conf and in AmqpConfig, or spread the partitions over "
             "more nodes",
         )
