@@ -369,8 +369,8 @@ class Broker(Protocol):
     ) -> AbstractAsyncContextManager[trio.MemoryReceiveChannel[bytes]]:
         """Receive what is broadcast to any of `topics` from now on, in the order it was said.
 
-        All of them are heard, or none: after a lost connection, hearing anything on one topic
-        means that nothing said later on the others is missed.
+        They begin to be heard in the order given, at the start and after a lost connection: hearing
+        anything on the last one means that nothing said later on the others is missed.
 
         The channel is bounded: who leaves too much unread loses the newest, and a WARNING says so
         once. What is said while the connection is lost is missed.

@@ -69,7 +69,9 @@ class Bus(Asking):
             self._nursery = None
 
     async def _listen(self, task_status: trio.TaskStatus[None]) -> None:
-        topics = (self.inbox, NODES_TOPIC) if self.is_node else (self.inbox,)
+        # What is answered must not be heard before what is told to all nodes: a change told in
+        # between would be missed.
+        topics = (NODES_TOPIC, self.inbox) if self.is_node else (self.inbox,)
         while True:
             try:
                 if self.is_node and not self._settled:  # Before we hear ourselves.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -69,6 +70,34 @@ async def test_topics_are_apart(kit: Kit, topic: str) -> None:
             await kit.broker.broadcast(topic, b"1")
             assert await one.receive() == b"1"
             assert await two.receive() == b"2"
+
+
+async def test_who_hears_the_last_topic_hears_all(kit: Kit, topic: str) -> None:
+    """Who begins to listen in the middle misses nothing that is said after that, on any topic.
+
+    A node that hears what a coordinator answers it must not miss what is told to all nodes then.
+    """
+    topics = [topic, kit.new_topic()]
+
+    async def talk(broker: Broker) -> None:
+        async with broker.open_channel(speaks=True) as channel:
+            for number in itertools.count():
+                channel.say(topics[number % 2], b"%d" % number)
+                await channel.flush()
+                await trio.lowlevel.checkpoint()
+
+    with trio.fail_after(PATIENCE):
+        async with kit.other_broker() as other, trio.open_nursery() as nursery:
+            nursery.start_soon(talk, other)
+            for _ in range(30):
+                topics[:] = kit.new_topic(), kit.new_topic()
+                async with kit.broker.listen(*topics) as listener:
+                    first = 0
+                    while not first % 2:  # On the topic that it began with.
+                        first = int(await listener.receive())
+                    later = [int(await listener.receive()) for _ in range(20)]
+                assert later == list(range(first + 1, first + 21))
+            nursery.cancel_scope.cancel()
 
 
 @pytest.mark.parametrize("size", [0, 200_000])

@@ -163,7 +163,7 @@ class Topics:
                 )
             )
             queue = str(answer.queue)
-            for topic in topics:  # Before it consumes: it hears all of them or none.
+            for topic in topics:  # In this order: whoever hears the last hears all of them.
                 await connection.control(
                     spec.Queue.Bind(queue=queue, exchange=self.exchange, routing_key=topic)
                 )
