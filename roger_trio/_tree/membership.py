@@ -187,6 +187,8 @@ class Membership:
         job, queue = question.get("job"), question.get("queue")
         match question.get("ask"):
             case "cancel" if isinstance(job, str):
+                if job not in self._view.cancelled:  # Then its event was missed, or is history.
+                    self._view.doubt()
                 self._cancel(job, asker)
             case "pause" if isinstance(queue, str):
                 self._ask_pause(queue, asker)
