@@ -1,4 +1,4 @@
-"""No hot path costs twice the CPU time that it did: a guard, not a benchmark."""
+"""No hot path costs half as much CPU time again as it did: a guard, not a benchmark."""
 
 from __future__ import annotations
 

@@ -49,8 +49,9 @@ async def connect(config: Config) -> AsyncGenerator[Client]:
 
     Raises:
         ConfigError: The configuration is wrong.
-        BrokerUnavailable: The broker refused us for good: a wrong password, virtual host,
-            certificate or port.
+        BrokerUnavailable: The broker refused us for good: a wrong password, virtual host or
+            certificate; or what answers there does not speak AMQP. Where nobody answers, as at
+            most wrong ports, the broker is waited for.
     """
     name = config.node_name or default_node_name()
     broker = make_broker(config, name=f"{name} client", consumes=False)

@@ -116,7 +116,8 @@ class AmqpConfig:
     """The largest frame to ask for, in bytes, at least 4096; 0 leaves it to the broker."""
 
     heartbeat: int = attrs.field(default=60, validator=whole(0, _UINT16, under=_UNDER))
-    """Whole seconds, 0 to 65535, after which a silent peer is held for dead; 0 turns it off."""
+    """Whole seconds, 0 to 65535, between signs of life: a peer that is silent for two of them is
+    held for dead; 0 turns them off."""
 
     connection_timeout: float | None = attrs.field(default=30.0, validator=_check_timeout)
     """Seconds, above 0, that connecting may take; None waits without end."""

@@ -132,8 +132,8 @@ class Config:
     counted and logged. None: all are kept."""
 
     max_deliveries: int = attrs.field(default=5, validator=checks.whole(1, checks.MAX_COUNT))
-    """How often, at least once, a job may be delivered to a process that dies of it, before it is
-    buried."""
+    """How many processes, at least 1, may die of a job before it is buried. It is started twice all
+    the same, as the first time that it comes back proves nothing."""
 
     max_job_processes: int | None = attrs.field(default=None, validator=_check_job_processes)
     """How many jobs with ``process=True`` may run at once on this node, of all its queues, at
@@ -144,7 +144,9 @@ class Config:
     given back, and spend no attempt."""
 
     enqueue_timeout: float = attrs.field(default=30.0, validator=checks.seconds(above=0))
-    """Seconds, above 0, that the broker may take to confirm an enqueued job."""
+    """Seconds, above 0, that a call of a client may wait: for the broker to confirm a job (of
+    ``enqueue_many``: each group of 5,000), for the nodes to answer for one with a key, and for both
+    in other calls; also while the broker cannot be reached."""
 
     node_name: str | None = attrs.field(default=None, validator=_check_node_name)
     """What this node is called, unique in the cluster; printable text of up to 120 bytes in UTF-8.

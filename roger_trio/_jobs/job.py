@@ -194,10 +194,11 @@ class Job:
             Retry, Snooze, Bury, Discard: To end the attempt that way.
             Exception: Anything else is a failure: retried if the job is ``retryable``.
 
-        Cancellation: the job's scope is cancelled by ``cancel``, by ``max_execution_time``, at
-        shutdown, and when the connection that brought it is lost; ``finally`` blocks run. A plain
-        function in a thread cannot be interrupted. One in a worker process is killed with its
-        process, and its ``finally`` blocks do not run.
+        Cancellation: the job's scope is cancelled by ``cancel``, by ``max_execution_time``, and at
+        shutdown after ``shutdown_timeout``; ``finally`` blocks run. When the connection that
+        brought it is lost it goes on, and is cancelled only where another node runs it by then, or
+        may have its execution key. A plain function in a thread cannot be interrupted. One in a
+        worker process is killed with its process, and its ``finally`` blocks do not run.
         """
         raise NotImplementedError(f"{type(self).__name__} has no perform")
 

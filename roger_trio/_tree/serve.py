@@ -41,7 +41,8 @@ async def serve(
         ConfigError: The configuration is wrong, or a job has ``process=True`` and the extra
             ``roger_trio[process]`` is not installed; nothing was started.
         BrokerUnavailable: The broker refused us for good at the first attempt: a wrong password,
-            virtual host, certificate or port.
+            virtual host or certificate; or what answers there does not speak AMQP. Where nobody
+            answers, as at most wrong ports, the broker is waited for.
 
     Cancellation: the node stops gracefully: no new jobs are taken, running ones get
     ``shutdown_timeout`` seconds, the rest are cancelled and given back, spending no attempt. That

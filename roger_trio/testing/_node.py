@@ -118,10 +118,10 @@ class RunningNode(Node):
     async def drop_connections(self) -> None:
         """Cut this node off from the broker for a moment, as if its connection were lost.
 
-        Jobs that run lose their delivery: they are cancelled (all but plain functions, whose
-        threads nobody can stop), spend no attempt, and come back with ``redelivered`` set, to
-        this node or another one. The node consumes again by itself, 0.1 s later at most. Returns
-        when the connection is lost, before all that has happened.
+        Jobs that run go on, and have their deliveries back when the node is connected again. What
+        no worker had begun comes back with ``redelivered`` set, to this node or another one. The
+        node consumes again by itself, 0.1 s later at most. Returns when the connection is lost,
+        before all that has happened.
         """
         await self._faulty.drop_connections()
 
