@@ -137,7 +137,8 @@ class AmqpConfig:
 
     A quorum queue is not crash-safe in its first second: what is confirmed in it would be lost
     if a single-node broker were killed then. Tests may set 0, which also makes a missing queue at
-    once, where others wait half a second, lest its deletion be news to its consumers.
+    once, where others wait half a second, lest its deletion be news to its consumers. One that a
+    job finds deleted, which was there before, is made half a second later all the same.
     """
 
     @classmethod
