@@ -109,12 +109,17 @@ class Membership:
         task_status.started()
         try:
             with trio.CancelScope() as self._scope:
-                async with trio.open_nursery() as self._nursery:
-                    self._nursery.start_soon(self._orphans.run)
-                    await supervise(self._coordinate, name=name, policy=policy, stopping=stopping)
-                    self._nursery.cancel_scope.cancel()
+                async with trio.open_nursery() as nursery:
+                    self._nursery = nursery
+                    nursery.start_soon(self._orphans.run)
+                    try:
+                        await supervise(
+                            self._coordinate, name=name, policy=policy, stopping=stopping
+                        )
+                    finally:
+                        self._nursery = None  # Not later: it takes no tasks while it ends.
+                    nursery.cancel_scope.cancel()
         finally:
-            self._nursery = None
             self._ended.set()
 
     async def _coordinate(self) -> None:
