@@ -72,11 +72,17 @@ def literal(label: str, values: Sequence[Any]) -> Coder:
 
 
 def _flag(cls: type[enum.Enum], value: int, rule: str) -> Any:
-    """Return a combination of flags."""
+    """Return a combination of flags; not another one, as boundaries other than STRICT make.
+
+    Which is what Python 3.11 took for the default in its first releases.
+    """
     try:
-        return cls(value)
+        made = cls(value)
     except ValueError:
-        raise expected(rule, value) from None
+        made = None
+    if not isinstance(made, cls) or made.value != value:
+        raise expected(rule, value)
+    return made
 
 
 def _lookup(table: Table, value: object) -> Any:

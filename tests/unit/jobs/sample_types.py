@@ -29,6 +29,10 @@ class Rights(enum.Flag):
     WRITE = 2
 
 
+class Loose(enum.Flag, boundary=enum.CONFORM):
+    ONE = 1
+
+
 class Point3(enum.Enum):
     ORIGIN = (0, 0, 0)
 
