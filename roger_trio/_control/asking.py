@@ -84,6 +84,14 @@ class Asking:
             return self.roster.get(inbox) is None
         return self.is_given_up(inbox)
 
+    def note_silence(self, inbox: str, seconds: float) -> None:
+        """Note that a node does not answer: so long, or until it is heard again."""
+        self.roster.note_silence(inbox, seconds)
+
+    def is_silent(self, inbox: str) -> bool:
+        """Tell whether a node did not answer of late, and was not heard since."""
+        return self.roster.is_silent(inbox)
+
     def is_given_up(self, inbox: str) -> bool:
         """Tell whether nobody has listened at a known node's inbox for so long that it is dead.
 

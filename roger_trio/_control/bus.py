@@ -175,8 +175,10 @@ class Bus(Asking):
                 if self.on_event is not None:
                     self.on_event(partition, event)
             case wire.Question(inbox, request, question):
+                self.roster.hear_from(inbox)
                 self._take_question(question, inbox, request)
             case wire.Reply():
+                self.roster.hear_from(message.inbox)
                 self._take_reply(message)
             case _:
                 raise wire.Foreign("commands are not for a bus")

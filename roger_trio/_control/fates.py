@@ -31,7 +31,7 @@ ANSWER_WITHIN: Final = 2.0
 TELL_WITHIN: Final = 1.0
 """Seconds that a node waits for the end of a job before it says that it still runs."""
 _NOT_AGAIN: Final = 10.0
-"""Seconds for which a node that did not answer is not waited for again."""
+"""Seconds for which a node that did not answer is not waited for again, unless it is heard."""
 _ASK_EVERY: Final = 0.25
 
 
@@ -125,6 +125,14 @@ class Knows(Protocol):
         """Ask one node."""
         ...
 
+    def note_silence(self, inbox: str, seconds: float) -> None:
+        """Note that a node does not answer: so long, or until it is heard again."""
+        ...
+
+    def is_silent(self, inbox: str) -> bool:
+        """Tell whether that was noted."""
+        ...
+
 
 class Fates:
     """Asks the other nodes of a partition what became of jobs.
@@ -135,8 +143,6 @@ class Fates:
 
     def __init__(self, bus: Knows) -> None:
         self._bus = bus
-        self._silent: dict[str, float] = {}
-        """Inbox → until when it is not waited for."""
 
     async def find(self, inquiry: Inquiry) -> Fate:
         """Find out what became of a job.
@@ -163,7 +169,7 @@ class Fates:
 
     async def _ask(self, inbox: str, inquiry: Inquiry) -> Fate:
         question = inquiry.as_json()
-        while trio.current_time() >= self._silent.get(inbox, 0):
+        while not self._bus.is_silent(inbox):
             try:
                 reply = await self._bus.ask_inbox(inbox, question, timeout=ANSWER_WITHIN)
             except NobodyListens:
@@ -174,13 +180,7 @@ class Fates:
             except NoReply:
                 text = "partition %r: a node does not say whether it runs job %s; it may be frozen"
                 logger.warning(text, inquiry.partition, inquiry.instance.copy.job)
-                self._note_silence(inbox)
+                self._bus.note_silence(inbox, _NOT_AGAIN)
                 break
             return read_fate(reply)
         return Fate.ABSENT
-
-    def _note_silence(self, inbox: str) -> None:
-        now = trio.current_time()
-        for each in [each for each, until in self._silent.items() if until <= now]:
-            del self._silent[each]
-        self._silent[inbox] = now + _NOT_AGAIN

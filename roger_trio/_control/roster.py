@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -106,6 +107,8 @@ class Roster:
         self._own = inbox
         self._cards: dict[str, Card] = {}
         self._away: dict[str, _Away] = {}
+        self._silent: dict[str, float] = {}
+        """Inbox → until when it is not waited for."""
 
     def hear(self, card: Card) -> None:
         """Note what a node has told of itself."""
@@ -135,6 +138,25 @@ class Roster:
         card = self._cards.pop(inbox, None)
         if card is not None:
             self._away.setdefault(inbox, _Away(card, now))
+
+    # Those that do not answer...
+
+    def note_silence(self, inbox: str, seconds: float) -> None:
+        """Note that one does not answer: so long, or until it is heard again."""
+        now = trio.current_time()
+        for each in [each for each, until in self._silent.items() if until <= now]:
+            del self._silent[each]
+        self._silent[inbox] = now + seconds
+
+    def hear_from(self, inbox: str) -> None:
+        """Note that one lives: whatever it says, it can be asked."""
+        self._silent.pop(inbox, None)
+
+    def is_silent(self, inbox: str) -> bool:
+        """Tell whether one did not answer of late, and was not heard since."""
+        return trio.current_time() < self._silent.get(inbox, -math.inf)
+
+    # All of them...
 
     def clear(self) -> None:
         """Forget all, as nobody listens."""

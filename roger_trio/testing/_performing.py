@@ -201,6 +201,13 @@ class _NobodyElse:
         """Take them all for dead."""
         return True
 
+    def note_silence(self, inbox: str, seconds: float) -> None:
+        """Remember nothing."""
+
+    def is_silent(self, inbox: str) -> bool:
+        """Say no: there are none."""
+        return False
+
     def is_given_up(self, inbox: str) -> bool:
         """Take them all for dead."""
         return True

@@ -167,6 +167,23 @@ async def test_one_inbox_is_asked(autojump_clock: MockClock) -> None:
             assert trio.current_time() == began
 
 
+async def test_a_node_that_did_not_answer_is_silent_until_it_is_heard(
+    autojump_clock: MockClock,
+) -> None:
+    """Whatever it says: a late answer, as it was frozen, or that it is there again."""
+    async with memory_broker() as broker, node_bus(broker, "a") as a, node_bus(broker, "b") as b:
+        replying(b, lambda _: {})
+        for speak in (b.hello_soon, lambda: b.reply_soon(Asker(a.inbox, 10**6), {})):
+            a.note_silence(b.inbox, 10)
+            assert a.is_silent(b.inbox)
+            speak()
+            await trio.sleep(1)
+            assert not a.is_silent(b.inbox)
+        a.note_silence(b.inbox, 10)
+        await trio.sleep(11)
+        assert not a.is_silent(b.inbox)
+
+
 async def test_a_question_whose_reply_was_lost_is_asked_again(autojump_clock: MockClock) -> None:
     """Both to one inbox and to all."""
     asked: list[str] = []

@@ -30,6 +30,7 @@ class Mates:
         self.answers = answers
         self.dead_at = 1.0
         self.asked: list[str] = []
+        self.roster = Roster("inbox.own")
 
     async def find_mates(self, partition: str) -> Sequence[str]:
         assert partition == "mail"
@@ -53,6 +54,12 @@ class Mates:
             raise NobodyListens(inbox)
         assert isinstance(answer, Fate)
         return dump_fate(answer)
+
+    def note_silence(self, inbox: str, seconds: float) -> None:
+        self.roster.note_silence(inbox, seconds)
+
+    def is_silent(self, inbox: str) -> bool:
+        return self.roster.is_silent(inbox)
 
 
 async def test_alone_nobody_is_asked() -> None:
@@ -100,6 +107,18 @@ async def test_a_frozen_node_is_waited_for_once_in_a_while(autojump_clock: MockC
     before = trio.current_time()
     await fates.find(HAS)
     assert trio.current_time() - before >= ANSWER_WITHIN
+
+
+async def test_a_node_that_was_frozen_is_asked_as_soon_as_it_is_heard(
+    autojump_clock: MockClock,
+) -> None:
+    """It runs what it ran before: a job of it must not be started elsewhere meanwhile."""
+    mates = Mates(a=[SILENT, Fate.RUNS])
+    fates = Fates(mates)
+    assert await fates.find(HAS) is Fate.ABSENT
+    assert await fates.find(HAS) is Fate.ABSENT
+    mates.roster.hear_from("a")
+    assert await fates.find(HAS) is Fate.RUNS
 
 
 @pytest.mark.parametrize("inquiry", [HAS, LOOK])
