@@ -2,7 +2,8 @@
 
 ``python -m benchmarks.floor [--amqp URL] [--count N]`` publishes persistent messages to a quorum
 queue, each confirmed before the next, and then measures how long one takes to a consumer that waits
-for it. One thread, blocking sockets, frames made beforehand.
+for it. One thread, blocking sockets, frames made beforehand. Then how long one takes from one Trio
+program to another, as between a client and a node: sockets and frames, and no more.
 """
 
 from __future__ import annotations
@@ -12,16 +13,22 @@ import os
 import secrets
 import socket
 import statistics
+import struct
+import subprocess
+import sys
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from urllib.parse import unquote, urlsplit
 
+import trio
 from pamqp import base, commands, frame, header
 
 _BODY = b"x" * 200
 _IDLE = 0.01
 """Seconds between messages whose latency is measured."""
+_FRAME = struct.Struct(">BHI")
+_STAMP = struct.Struct(">Q")
 
 
 class Raw:
@@ -71,6 +78,11 @@ class Raw:
             raise ConnectionError("RabbitMQ hung up")
         self._rest += data
 
+    def detach(self) -> trio.SocketStream:
+        """Go on in Trio."""
+        self._socket.setblocking(False)
+        return trio.SocketStream(trio.socket.from_stdlib_socket(self._socket))
+
     def close(self) -> None:
         """Hang up."""
         self._socket.close()
@@ -90,11 +102,11 @@ def _queue(url: str) -> Generator[tuple[Raw, Raw, str]]:
         other.close()
 
 
-def _message(queue: str) -> bytes:
+def _message(queue: str, text: bytes = _BODY) -> bytes:
     properties = commands.Basic.Properties(delivery_mode=2)
-    content = header.ContentHeader(body_size=len(_BODY), properties=properties)
+    content = header.ContentHeader(body_size=len(text), properties=properties)
     method = commands.Basic.Publish(routing_key=queue)
-    body = b"\x03\x00\x01" + len(_BODY).to_bytes(4, "big") + _BODY + b"\xce"
+    body = _FRAME.pack(3, 1, len(text)) + text + b"\xce"
     return frame.marshal(method, 1) + frame.marshal(content, 1) + body
 
 
@@ -127,7 +139,59 @@ def latency(url: str, count: int) -> tuple[float, float]:
             raw.send_raw(message)
             other.wait("Basic.Deliver")
             found.append((time.perf_counter() - began) * 1000)
+    return _summary(found)
+
+
+def _summary(found: list[float]) -> tuple[float, float]:
     return statistics.median(found), statistics.quantiles(found, n=100)[98]
+
+
+def trio_latency(url: str, count: int) -> tuple[float, float]:
+    """Publish messages one at a time to another program, both in Trio; return median and p99 in ms.
+
+    The other program consumes, splits what comes into frames, and looks at the clock.
+    """
+    with _queue(url) as (_, raw, queue):
+        command = [
+            sys.executable,
+            "-m",
+            "benchmarks.floor",
+            f"--count={count}",
+            f"--receive={queue}",
+        ]
+        with subprocess.Popen(
+            command, env={**os.environ, "ROGER_TEST_AMQP": url}, stdout=subprocess.PIPE, text=True
+        ) as receiver:
+            assert receiver.stdout is not None
+            receiver.stdout.readline()  # It consumes.
+            trio.run(_send_stamps, raw, queue, count)
+            found = [int(each) / 1e6 for each in receiver.stdout.read().split()]
+    return _summary(found)
+
+
+async def _send_stamps(raw: Raw, queue: str, count: int) -> None:
+    stream = raw.detach()
+    filled = b"x" * (len(_BODY) - _STAMP.size)
+    for _ in range(count):
+        await trio.sleep(_IDLE)
+        await stream.send_all(_message(queue, _STAMP.pack(time.monotonic_ns()) + filled))
+
+
+async def _receive_stamps(url: str, queue: str, count: int) -> None:
+    raw, found, rest = Raw(url), list[int](), b""
+    raw.call(commands.Basic.Consume(queue=queue, no_ack=True))
+    print("ready", flush=True)
+    stream = raw.detach()
+    while len(found) < count:
+        rest += await stream.receive_some(65_536)
+        while len(rest) >= _FRAME.size:
+            kind, _, size = _FRAME.unpack_from(rest)
+            if len(rest) < _FRAME.size + size + 1:
+                break
+            if kind == 3:
+                found.append(time.monotonic_ns() - _STAMP.unpack_from(rest, _FRAME.size)[0])
+            rest = rest[_FRAME.size + size + 1 :]
+    print(*found)
 
 
 def main() -> None:
@@ -136,13 +200,20 @@ def main() -> None:
     url = os.environ.get("ROGER_TEST_AMQP", "amqp://guest:guest@localhost:5672/")
     parser.add_argument("--amqp", default=url, help="the RabbitMQ to use")
     parser.add_argument("--count", type=int, default=5000, help="messages (default: 5000)")
+    parser.add_argument("--receive", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.receive:
+        trio.run(_receive_stamps, options.amqp, options.receive, options.count)
+        return
     for _ in range(3):
         rate, cpu = one_by_one(options.amqp, options.count)
-        median, p99 = latency(options.amqp, max(100, options.count // 10))
+        few = max(100, options.count // 10)
+        median, p99 = latency(options.amqp, few)
+        trio_median, trio_p99 = trio_latency(options.amqp, few)
         print(
             f"one by one: {rate:,.0f}/s, {cpu:.1f} µs of CPU each; "
-            f"latency: {median:.2f} ms median, {p99:.2f} ms p99"
+            f"latency: {median:.2f} ms median, {p99:.2f} ms p99; "
+            f"between Trio programs: {trio_median:.2f} ms, {trio_p99:.2f} ms"
         )
 
 
