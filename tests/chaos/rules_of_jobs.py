@@ -50,6 +50,9 @@ def how_it_ended(history: History, left: Left, job: Job) -> str:
         return "deleted with its queue"
     if lost_its_key(left, job):
         return "buried, as another job took its key"
+    # Who asked was not told, and who would have called on_cancel may be the one that died.
+    if not job.cancel_result and any(job.cancel_asked <= each for each, _ in history.kills):
+        return "cancelled, it seems, by a process that was killed"
     return "lost"
 
 

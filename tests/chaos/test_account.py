@@ -388,6 +388,16 @@ def test_on_cancel_missed(told: Told) -> None:
     assert told.rules() == []
 
 
+def test_cancelled_by_one_that_was_killed_and_nobody_told(told: Told) -> None:
+    """Who asked got no answer; who had the answer died: without a death, the job is lost."""
+    told.enqueue("a", promise="cancelled")
+    told.note(3, "enqueuer0.0", "cancel", "a")
+    told.note(13, "enqueuer0.0", "cancel unknown", "a", error="no answer")
+    assert told.rules() == ["nothing is lost"]
+    told.signal(5, "node1.0", "SIGKILL")
+    assert told.rules() == []
+
+
 def test_cancelled_and_done(told: Told) -> None:
     """A job that was cancelled is not called done as well."""
     told.enqueue("a", promise="cancelled")
