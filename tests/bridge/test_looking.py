@@ -63,6 +63,7 @@ async def test_looks_do_not_grow_much(broker: RabbitBroker, queue: str) -> None:
         await broker.publish_many(queue, sent)
         for _ in range(20):
             assert await look(broker, queue, 3) == bodies(sent)[:3]
+            assert await look(broker, queue, 0) == []
         await settles_at(len(sent), lambda: ready(broker, queue))
         async with broker.open_channel() as channel:
             inbox = Inbox()

@@ -289,14 +289,16 @@ class RabbitBroker:
             yield browse.taken[:limit]
         finally:
             with trio.move_on_after(_SETTLE_TIMEOUT, shield=True):
-                self._given_back[queue] = await browse.settle()
-                await self._wait_returned(queue, self._given_back[queue])
+                returned = await browse.settle()
+                if browse.taken:  # Else what the look before gave back is still there.
+                    self._given_back[queue] = returned
+                await self._wait_returned(queue, returned)
 
     async def _wait_returned(self, queue: str, count: int) -> None:
         """Let what went back be there for the next who looks; consumers may take it first."""
         patience = _RETURN_TIME + _RETURN_TIME_EACH * count
         with trio.move_on_after(patience), contextlib.suppress(BrokerError):
-            while (await self.count(queue)).messages < count:  # noqa: ASYNC110
+            while (await self.count(queue)).messages < count:  # noqa: ASYNC110 -- it tells nobody
                 await trio.sleep(_RETURN_TIME / 20)
 
     async def purge(self, queue: str) -> int:
