@@ -87,8 +87,9 @@ def _first_tick() -> None:
     with _lock:
         if tick is _first_tick:
             order = Order.read()
-            tick = _Count(Path(order.folder))
+            count = _Count(Path(order.folder))
             _wait_for_the_others(order)
+            tick = count  # Not sooner: until now the other threads wait for the lock.
     tick()
 
 

@@ -65,7 +65,7 @@ def text_of(exc: BaseException) -> str:
     """Say what an exception says; its own ``__str__`` may fail like all code of a user."""
     try:
         return str(exc)
-    except Exception as trouble:  # noqa: BLE001
+    except Exception as trouble:  # noqa: BLE001 -- a user's code may raise anything
         return f"<its text cannot be had: {type(trouble).__name__}>"
 
 

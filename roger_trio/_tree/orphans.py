@@ -65,7 +65,7 @@ class OrphanWatch:
         """Ask where they run; an answer is not waited for without a connection."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._keep_asking)
-            while self._broker.is_connected and any(self._orphans()):  # noqa: ASYNC110
+            while self._broker.is_connected and any(self._orphans()):  # noqa: ASYNC110 -- no event for its end
                 await trio.sleep(_LOOK_EVERY)
             nursery.cancel_scope.cancel()
 
